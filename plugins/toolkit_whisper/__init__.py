@@ -1,0 +1,80 @@
+"""Whisper: speech recognition and translation, from audio files with transcripts.
+
+Rows need `audio` (a file, its bytes, or samples) and `text`. The metrics are `wer` and `cer`, normalised as
+Whisper's authors do, `wer_raw` and `cer_raw`. The settings are `WhisperSettings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, hookimpl
+from toolkit_whisper.settings import WhisperSettings as WhisperSettings
+from toolkit_whisper.settings import faults
+
+
+@hookimpl
+def toolkit_settings() -> type:
+    return WhisperSettings
+
+
+@hookimpl
+def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
+    return faults(recipe.settings(WhisperSettings), recipe.adapter)
+
+
+@hookimpl
+def toolkit_columns() -> Sequence[Column]:
+    files = ("path", "file_name", "file", "audio_path", "audio_filepath")
+    texts = ("sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
+    return [Column("audio", usual=files), Column("text", usual=texts)]
+
+
+@hookimpl
+def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
+    from toolkit_whisper.model import load
+
+    return lambda: load(recipe.model, recipe.settings(WhisperSettings))
+
+
+@hookimpl
+def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
+    from toolkit_whisper.prepare import Prepare
+
+    return Prepare(processor)
+
+
+@hookimpl
+def toolkit_collator(processor: Any) -> Callable[[list[Row]], Batch]:
+    from toolkit_whisper.collate import Collator
+
+    return Collator(processor)
+
+
+@hookimpl
+def toolkit_loss() -> Callable[[Any, Batch], Loss]:
+    from toolkit_whisper.loss import summed_cross_entropy
+
+    return summed_cross_entropy
+
+
+@hookimpl
+def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored]:
+    from toolkit_whisper.scoring import Evaluate
+
+    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings).max_new_tokens)
+
+
+@hookimpl
+def toolkit_metrics(processor: Any) -> Sequence[Metric]:
+    from toolkit_whisper.metrics import ErrorRates, normaliser
+
+    return [ErrorRates(normaliser(processor.tokenizer))]
+
+
+@hookimpl
+def toolkit_predict(recipe: Recipe, model: Any, processor: Any) -> Callable[[list[str]], list[str]]:
+    from toolkit_whisper.predict import Transcriber
+
+    return Transcriber(model, processor, recipe.settings(WhisperSettings).max_new_tokens)

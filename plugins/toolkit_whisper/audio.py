@@ -1,0 +1,195 @@
+"""Sound in any file that libsndfile reads, or in memory, as one channel of float32 samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from toolkit import DataError
+
+BLOCK_SAMPLES = 1 << 18
+RATES_HZ = range(1_000, 768_001)
+"""What a header may claim. More would make a resampling kernel of many gigabytes."""
+MAX_DENOMINATOR = 1_000
+"""Of the ratio of two rates, which bounds the kernel: exact for all usual rates, off by at most 0.05 % for any other."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Sound that is being read.
+
+    Attributes:
+        name: what errors call it.
+        rate: in Hz.
+        seconds: how long it says it is; a header may be wrong.
+        blocks: (samples,) float32, its channels averaged, in order.
+    """
+
+    name: str
+    rate: int
+    seconds: float
+    blocks: Iterator[Tensor]
+
+
+def name_of(source: Any) -> str:
+    """What errors call a row's audio."""
+    if isinstance(source, Mapping):
+        source = source.get("path") or "audio without a path"
+    return str(source) if isinstance(source, str | Path) else f"audio of type {type(source).__name__}"
+
+
+@contextmanager
+def opened(source: Any) -> Iterator[Recording]:
+    """The recording that a row's `audio` holds.
+
+    Args:
+        source: a path; `{"bytes", "path"}` as in undecoded rows of the hub; or `{"array", "sampling_rate"}`,
+            where the array is (samples,) or (channels, samples), of floats or of full-range signed integers.
+    Raises:
+        DataError: missing, empty, or not audio; as the blocks are read: broken, or with NaN or infinities.
+    """
+    name = name_of(source)
+    if isinstance(source, Mapping) and source.get("array") is not None:
+        yield _in_memory(name, source)
+        return
+    with _sound_file(name, source) as file:
+        _check_rate(name, file.samplerate)
+        yield Recording(name, file.samplerate, file.frames / file.samplerate, _blocks(name, file))
+
+
+def load(source: Any, rate: int, max_seconds: float) -> Tensor:
+    """A whole clip.
+
+    Args:
+        source: see `opened`.
+        rate: to resample to, in Hz.
+        max_seconds: the longest clip allowed; reading stops there, whatever the header says.
+    Returns:
+        (samples,) float32, in [-1, 1] unless the file itself goes beyond.
+    Raises:
+        DataError: cannot be read, holds no samples, or is too long.
+    """
+    with opened(source) as recording:
+        blocks, most = [], int(max_seconds * recording.rate)
+        for block in recording.blocks:
+            blocks.append(block)
+            if sum(len(one) for one in blocks) > most:
+                raise _too_long(recording, max_seconds)
+    return resampled(torch.cat(blocks), recording.rate, rate)
+
+
+def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
+    """`audio` (samples,) brought from `rate` to `to` Hz by windowed sinc interpolation."""
+    ratio = Fraction(rate, to).limit_denominator(MAX_DENOMINATOR)
+    result: Tensor = torchaudio.functional.resample(audio, ratio.numerator, ratio.denominator)
+    samples = -(-len(audio) * to // rate)
+    return torch.nn.functional.pad(result, (0, samples - len(result)))
+
+
+def _too_long(recording: Recording, max_seconds: float) -> DataError:
+    # A stream written without its length is read as endless.
+    known = max_seconds < recording.seconds < 1e9
+    lasts = f"lasts {recording.seconds:.1f} s, " if known else "is "
+    return DataError(
+        f"{recording.name} {lasts}longer than the model's {max_seconds:g} s",
+        hint="cut long recordings into pieces, each with its text",
+    )
+
+
+# ---- files ------------------------------------------------------------------------------------------------
+
+
+def _sound_file(name: str, source: Any) -> Any:
+    try:
+        return soundfile.SoundFile(_readable(name, source))
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
+        raise DataError(f"{name} is not audio that can be read ({_reason(error)})") from None
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _readable(name: str, source: Any) -> Any:
+    """What soundfile can open: an existing file with something in it, or bytes."""
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+        if data is not None and not data:
+            raise DataError(f"{name} is empty")
+        source = io.BytesIO(data) if data else source.get("path")
+    if isinstance(source, io.BytesIO):
+        return source
+    if not isinstance(source, str | Path):
+        raise DataError(
+            f"{name} cannot be read",
+            hint="expected a path, {'bytes': ..., 'path': ...} or {'array': ..., 'sampling_rate': ...}",
+        )
+    if not Path(source).is_file():
+        raise DataError(f"{name} " + ("is no file" if Path(source).exists() else "does not exist"))
+    if not Path(source).stat().st_size:
+        raise DataError(f"{name} is empty")
+    return str(source)
+
+
+def _blocks(name: str, file: Any) -> Iterator[Tensor]:
+    """The file's samples, block by block, at least one."""
+    size, samples = max(1, BLOCK_SAMPLES // file.channels), 0
+    try:
+        while len(block := file.read(size, dtype="float32", always_2d=True)):
+            samples += len(block)
+            yield _checked(name, block.mean(axis=1))
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"{name} breaks off: {_reason(error)}") from None
+    if not samples:
+        raise DataError(f"{name} holds no samples")
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "error_string", "raw samples without a header")
+    return text.rstrip(".").lower() if text else type(error).__name__
+
+
+def _checked(name: str, samples: Any) -> Tensor:
+    if not np.isfinite(samples).all():
+        raise DataError(f"{name} holds samples that are no numbers (NaN or infinite)")
+    return torch.from_numpy(np.ascontiguousarray(samples))
+
+
+def _check_rate(name: str, rate: int) -> None:
+    if rate not in RATES_HZ:
+        raise DataError(
+            f"{name} says its sampling rate is {rate} Hz", hint="rates from 1 to 768 kHz can be read"
+        )
+
+
+# ---- memory -----------------------------------------------------------------------------------------------
+
+
+def _in_memory(name: str, source: Mapping[str, Any]) -> Recording:
+    if not source.get("sampling_rate"):
+        raise DataError(f"{name} holds an array without its sampling_rate", hint="add 'sampling_rate', in Hz")
+    rate = int(source["sampling_rate"])
+    _check_rate(name, rate)
+    samples = _floats(name, np.asarray(source["array"]))
+    if samples.ndim == 2:
+        samples = samples.mean(axis=0)
+    if samples.ndim != 1 or not samples.size:
+        raise DataError(f"{name} holds no samples: its array has the shape {np.shape(source['array'])}")
+    return Recording(name, rate, len(samples) / rate, iter([_checked(name, samples)]))
+
+
+def _floats(name: str, array: Any) -> Any:
+    if np.issubdtype(array.dtype, np.signedinteger):
+        return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{name} holds an array of {array.dtype}, not of floats or signed integers")
+    return array.astype(np.float32)

@@ -1,0 +1,48 @@
+"""Prepared rows as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from toolkit import Batch, Row
+from toolkit_whisper.features import FeatureSpec, log_mel
+from toolkit_whisper.labels import START
+
+IGNORED = -100
+
+
+class Collator:
+    """Log-mel features and padded labels of prepared rows."""
+
+    def __init__(self, processor: Any) -> None:
+        self.features = FeatureSpec.of(processor.feature_extractor)
+        self.start: int = processor.tokenizer.convert_tokens_to_ids(START)
+        self.padding: int = processor.tokenizer.pad_token_id
+
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        """Transform the sound and pad the labels.
+
+        Args:
+            rows: `audio` (samples,) float32 at the model's rate, `labels`, `text`, `row_id`.
+        Returns:
+            `input_features` (rows, mels, frames) float32; `labels` (rows, tokens) int64, padding -100;
+            `decoder_input_ids` (rows, tokens), the labels one place to the right; `references`, the texts.
+        """
+        sounds = [torch.as_tensor(row["audio"]) for row in rows]
+        return {
+            "input_features": torch.stack([log_mel(sound, self.features) for sound in sounds]),
+            "labels": _padded([row["labels"] for row in rows], IGNORED),
+            "decoder_input_ids": _padded([[self.start, *row["labels"][:-1]] for row in rows], self.padding),
+            "num_targets": sum(len(row["labels"]) for row in rows),
+            "row_id": torch.tensor([row["row_id"] for row in rows]),
+            "references": [row["text"] for row in rows],
+            "work": {"audio seconds": sum(len(sound) for sound in sounds) / self.features.rate},
+        }
+
+
+def _padded(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(one) for one in sequences], batch_first=True, padding_value=value)

@@ -1,0 +1,64 @@
+"""Loading a Whisper and seeing that its parts fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from toolkit import ModelError, load_model, load_processor
+from toolkit_whisper.features import FeatureSpec
+from toolkit_whisper.labels import START, language_code, set_prompt
+from toolkit_whisper.settings import WhisperSettings
+
+
+class WhisperProcessor(transformers.WhisperProcessor):  # type: ignore[misc]
+    """transformers' own, which saves all but the tokenizer's map of spellings; `wer` depends on it."""
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
+        saved = super().save_pretrained(save_directory, **kwargs)
+        spellings = self.tokenizer.english_spelling_normalizer
+        if spellings:
+            text = json.dumps(spellings, indent=2, sort_keys=True, ensure_ascii=False)
+            Path(save_directory, "normalizer.json").write_text(text + "\n", encoding="utf-8")
+        return saved
+
+
+def load(spec: Any, settings: WhisperSettings) -> tuple[Any, Any]:
+    """The model and its processor, whose tokenizer knows the prompt (see `set_prompt`).
+
+    Raises:
+        ModelError: it cannot be loaded, is no Whisper, or its processor is another model's.
+        RecipeError: it cannot do what the settings ask for.
+    """
+    if settings.language:
+        language_code(settings.language)
+    processor = load_processor(spec, WhisperProcessor)
+    model = load_model(spec, transformers.WhisperForConditionalGeneration)
+    check_fit(model.config, processor)
+    set_prompt(processor.tokenizer, model, settings)
+    return model, processor
+
+
+def check_fit(config: Any, processor: Any) -> None:
+    """See that the processor is this model's.
+
+    Raises:
+        ModelError: they differ in the mel bands, the window, the vocabulary or the start token.
+    """
+    features, tokenizer = FeatureSpec.of(processor.feature_extractor), processor.tokenizer
+    facts = {
+        "mel bands": (features.mels, config.num_mel_bins),
+        "frames in a window": (features.frames, 2 * config.max_source_positions),
+        f"id of {START}": (tokenizer.convert_tokens_to_ids(START), config.decoder_start_token_id),
+    }
+    differences = [f"{what}: {its}, not {models}" for what, (its, models) in facts.items() if its != models]
+    if len(tokenizer) > config.vocab_size:
+        differences.append(f"tokens: {len(tokenizer)}, more than {config.vocab_size}")
+    if differences:
+        raise ModelError(
+            "the processor is not this model's: " + "; ".join(differences),
+            hint="keep preprocessor_config.json and the tokenizer's files of the model beside its weights",
+        )

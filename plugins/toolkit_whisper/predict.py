@@ -1,0 +1,92 @@
+"""Audio files of any length to text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit_whisper.audio import opened, resampled
+from toolkit_whisper.features import FeatureSpec, log_mel
+from toolkit_whisper.loss import features_for
+from toolkit_whisper.transcribe import transcribe, unwrapped
+
+PIECES_AT_ONCE = 8
+PAUSE_SECONDS, STEP_SECONDS = 0.2, 0.01
+SILENCE = 1e-4
+"""Peak amplitude, -80 dB of full scale, below which Whisper would invent a text."""
+
+
+class Transcriber:
+    """`(paths) -> texts`. Long files are cut at quiet places and the texts of the pieces joined by spaces.
+
+    transformers' own way with long files goes by the timestamps that the model writes; one that was tuned on
+    transcripts without them no longer writes them reliably.
+    """
+
+    def __init__(self, model: Any, processor: Any, max_new_tokens: int | None) -> None:
+        self.whisper, self.tokenizer = unwrapped(model), processor.tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.features = FeatureSpec.of(processor.feature_extractor)
+
+    def __call__(self, paths: list[str]) -> list[str]:
+        """The text of each file.
+
+        Raises:
+            DataError: a file cannot be read; all are opened before the first is transcribed.
+        """
+        for path in paths:
+            with opened(path):
+                pass
+        texts: list[list[str]] = [[] for _ in paths]
+        pieces = self._pieces(paths)
+        while batch := list(islice(pieces, PIECES_AT_ONCE)):
+            heard = self._transcribe([piece for _, piece in batch])
+            for (place, _), text in zip(batch, heard, strict=True):
+                texts[place].append(text)
+        return [" ".join(filter(None, parts)) for parts in texts]
+
+    def _pieces(self, paths: list[str]) -> Iterator[tuple[int, Tensor]]:
+        """The place of a file among `paths`, and a piece of it that can be heard."""
+        for place, path in enumerate(paths):
+            with opened(path) as recording:
+                for piece in cut(recording.blocks, recording.rate, self.features.seconds):
+                    if piece.abs().max() >= SILENCE:
+                        yield place, resampled(piece, recording.rate, self.features.rate)
+
+    @torch.inference_mode()
+    def _transcribe(self, pieces: list[Tensor]) -> list[str]:
+        features = torch.stack([log_mel(piece, self.features) for piece in pieces])
+        batch = {"input_features": features.to(self.whisper.device)}
+        encoded = self.whisper.get_encoder()(features_for(self.whisper, batch))
+        return transcribe(self.whisper, encoded, self.tokenizer, self.max_new_tokens)
+
+
+def cut(blocks: Iterable[Tensor], rate: int, max_seconds: float) -> Iterator[Tensor]:
+    """Pieces of at most `max_seconds`, cut where it is quiet, with every sample in exactly one.
+
+    Holds no more than one piece and one block.
+
+    Args:
+        blocks: (samples,) at `rate` Hz, in order.
+    """
+    most, kept = int(max_seconds * rate), torch.empty(0)
+    for block in blocks:
+        kept = torch.cat([kept, block])
+        while len(kept) > most:
+            place = quiet_place(kept[:most], rate)
+            yield kept[:place]
+            kept = kept[place:]
+    if len(kept):
+        yield kept
+
+
+def quiet_place(audio: Tensor, rate: int) -> int:
+    """The middle of the quietest 0.2 s in the last third of `audio` (samples,), as a number of samples."""
+    pause, step = int(PAUSE_SECONDS * rate), int(STEP_SECONDS * rate)
+    start = 2 * len(audio) // 3
+    power = audio[start:].square().unfold(0, pause, step).mean(dim=1)
+    return start + int(power.argmin()) * step + pause // 2

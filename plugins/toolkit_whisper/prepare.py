@@ -1,0 +1,33 @@
+"""One raw row made ready: its sound decoded, its transcript in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit import DataError, Row
+from toolkit_whisper.audio import load, name_of
+from toolkit_whisper.features import FeatureSpec
+from toolkit_whisper.labels import labels_of
+
+
+class Prepare:
+    """`audio` becomes (samples,) float32 at the model's rate, `labels` (list of int) is added, the rest stays."""
+
+    def __init__(self, processor: Any) -> None:
+        self.tokenizer, self.features = processor.tokenizer, FeatureSpec.of(processor.feature_extractor)
+
+    def __call__(self, row: Row) -> Row:
+        """Decode and tokenise.
+
+        Raises:
+            DataError: the sound cannot be read or is longer than the window, or there is no usable text.
+        """
+        try:
+            labels = labels_of(row["text"], self.tokenizer)
+        except DataError as error:
+            raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
+        return {
+            **row,
+            "audio": load(row["audio"], self.features.rate, self.features.seconds),
+            "labels": labels,
+        }

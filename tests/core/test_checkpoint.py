@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolkit import CheckpointError
+from toolkit import checkpoint as ck
+
+
+def write(parent: Path, step: int, *, finished: bool = True) -> Path:
+    folder = parent / f"checkpoint-{step}"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(bytes(range(200)))
+    (folder / "adapter" / "more.bin").write_bytes(b"x" * step)
+    if finished:
+        ck.complete(folder)
+    return folder
+
+
+def test_the_newest_is_by_number_not_by_name_or_time(tmp_path: Path) -> None:
+    for step in (100, 9, 20):
+        write(tmp_path, step)
+    assert ck.newest(tmp_path) == tmp_path / "checkpoint-100"
+    assert ck.newest(tmp_path / "gone") is None
+
+
+def test_what_merely_looks_like_a_checkpoint_is_none(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-7").write_text("a file")
+    (tmp_path / "8").mkdir()
+    assert ck.ordered(tmp_path) == [tmp_path / "checkpoint-5"]
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[77] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: (folder / "weights.bin").unlink(), "'weights.bin' is missing"),
+        (lambda folder: (folder / "weights.bin").write_bytes(b"short"), "'weights.bin' is not as it was written"),
+        (lambda folder: flip(folder / "weights.bin"), "'weights.bin' is not as it was written"),
+        (lambda folder: (folder / "manifest.json").unlink(), "it has no readable manifest"),
+        (lambda folder: (folder / "manifest.json").write_text('{"files'), "it has no readable manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "it has no readable manifest"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, spoil, reason: str) -> None:  # type: ignore[no-untyped-def]
+    good, damaged = write(tmp_path, 10), write(tmp_path, 20)
+    assert ck.newest(tmp_path) == damaged
+    spoil(damaged)
+    assert ck.damage(damaged) == reason
+    assert ck.newest(tmp_path) == good
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        write(tmp_path, step)
+    ck.rotate(tmp_path, None, None)
+    assert len(ck.ordered(tmp_path)) == 4
+    ck.rotate(tmp_path, 2, str(tmp_path / "checkpoint-20"))
+    assert [ck.step_of(folder) for folder in ck.ordered(tmp_path)] == [20, 40]
+    ck.rotate(tmp_path, 1, str(tmp_path / "checkpoint-20"))
+    assert [ck.step_of(folder) for folder in ck.ordered(tmp_path)] == [20, 40]
+    ck.rotate(tmp_path, 1, None)
+    assert [ck.step_of(folder) for folder in ck.ordered(tmp_path)] == [40]
+
+
+def test_json_is_written_whole_and_read_with_a_reason(tmp_path: Path) -> None:
+    ck.write_json(tmp_path / "a.json", {"é": [1.5, None]})
+    assert ck.read_json(tmp_path / "a.json") == {"é": [1.5, None]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    (tmp_path / "b.json").write_text("{")
+    for name in ("b.json", "gone.json"):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            ck.read_json(tmp_path / name)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit import CheckpointError
+from toolkit.data.rows import BadRow
+from toolkit.folder import RunFolder
+
+
+def test_metrics_are_lines_that_can_be_cut_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_metrics(0, "test", {"loss": 2.0, "wer": float("nan")})
+    folder.add_metrics(10, "train", {"loss": 1.0})
+    folder.add_metrics(20, "train", {"loss": 0.5})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 30, "sp')
+    folder.cut_metrics(10)
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert lines == [
+        {"step": 0, "split": "test", "loss": 2.0, "wer": None},
+        {"step": 10, "split": "train", "loss": 1.0},
+    ]
+    assert folder.measured(0, "test") == {"loss": 2.0, "wer": None}
+    assert folder.measured(0, "validation") is None
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    RunFolder(tmp_path / "run").refuse_unless_new()
+    RunFolder(tmp_path / "new").refuse_unless_new()
+    (tmp_path / "run" / "recipe.yaml").write_text("name: x\n")
+    with pytest.raises(CheckpointError, match="holds another run"):
+        RunFolder(tmp_path / "run").refuse_unless_new()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_text("")
+    (tmp_path / "file").write_text("")
+    for name in ("other", "file"):
+        with pytest.raises(CheckpointError, match="is there already and is no empty folder"):
+            RunFolder(tmp_path / name).refuse_unless_new()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        RunFolder.open(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="is no run: it holds no recipe"):
+        RunFolder.open(tmp_path)
+
+
+def test_bad_rows_are_kept_with_their_reason(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_bad_row(BadRow("train", 3, "no such file: é\n"))
+    assert folder.bad_rows() == [BadRow("train", 3, "no such file: é\n")]
+
+
+def test_artifacts_are_those_that_exist(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.model.mkdir()
+    folder.write_summary({"loss": float("inf")})
+    assert folder.artifacts() == {"model": "model"}
+    assert folder.read_summary() == {"loss": None}

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit import RecipeError
+from toolkit.yaml12 import read_yaml, write_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1.0e-4", 1e-4),
+        ("-3", -3),
+        ("007", 7),
+        ("0x1F", 31),
+        ("0o17", 15),
+        (".5", 0.5),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("2024-01-01", "2024-01-01"),
+        ("12:30:45", "12:30:45"),
+        ("1_000", "1_000"),
+        ("'1e-4'", "1e-4"),
+        ("[q_proj, v_proj]", ["q_proj", "v_proj"]),
+    ],
+)
+def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
+    found = read_yaml(text, "test")
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_infinities_and_nan() -> None:
+    assert read_yaml("[.inf, -.Inf]", "test") == [math.inf, -math.inf]
+    assert math.isnan(read_yaml(".NaN", "test"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", "my.yaml, line 2, column 1: key 'a' stands twice"),
+        ("a: [1", "my.yaml, line 1"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("a: \x00", "my.yaml: not YAML"),
+    ],
+)
+def test_what_is_no_yaml_says_where(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_yaml(text, "my.yaml")
+    assert message in caught.value.message
+
+
+plain_text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+plain_data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | plain_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(plain_data)
+def test_what_is_written_reads_back_equal(data: object) -> None:
+    assert read_yaml(write_yaml(data), "test") == data

@@ -1,0 +1,57 @@
+"""A recipe's `train` section as transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from transformers import TrainingArguments
+
+from toolkit.errors import RecipeError
+from toolkit.structure import show, unknown_key
+
+# What a run decides for itself: its folder layout, what it shows, and that collators see every column.
+_OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error"}
+_DEFAULTS = {"report_to": "none", "save_strategy": "epoch", "logging_steps": 10}
+
+
+def argument_faults(train: Mapping[str, Any]) -> list[RecipeError]:
+    """Keys that are no field of TrainingArguments, and values of another type than the field's."""
+    types = typing.get_type_hints(TrainingArguments)
+    names = list(TrainingArguments.__dataclass_fields__)
+    faults = []
+    for key, value in train.items():
+        if key not in names:
+            faults.append(unknown_key(f"train.{key}", key, names))
+        elif (problem := _type_problem(types[key], value)) is not None:
+            faults.append(RecipeError(f"train.{key}: {problem}, found {show(value)}"))
+    return faults
+
+
+def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: Any) -> TrainingArguments:
+    """The arguments of a run whose checkpoints go to `output_dir`.
+
+    Args:
+        derived: values that count only where the recipe is silent.
+    Raises:
+        RecipeError: TrainingArguments refuses a value or a combination of them.
+    """
+    values = {**_DEFAULTS, **derived, **train, **_OURS, "output_dir": str(output_dir)}
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise RecipeError(f"train: {error}", hint="see transformers.TrainingArguments") from error
+
+
+def _type_problem(kind: Any, value: Any) -> str | None:
+    try:
+        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+    except ValidationError as error:
+        message: str = error.errors()[0]["msg"]
+        return message[0].lower() + message[1:]
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return None
+    return None

@@ -1,0 +1,120 @@
+"""The command `toolkit`: one module a subcommand, each importing what it needs only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from toolkit.cli.console import print_document, print_faults
+from toolkit.discovery import did_you_mean
+from toolkit.errors import Interrupted, RecipeError, ToolkitError
+
+COMMANDS = {
+    "run": "carry out a task or a recipe file",
+    "resume": "go on with a run that was stopped",
+    "eval": "measure a run's model",
+    "predict": "use a run's model",
+    "tasks": "list the installed tasks",
+    "plugins": "list the installed plugins",
+    "doctor": "show what is installed and whether it works",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, whose complaints are ours: an error and a hint, no usage dump."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(message, hint=f"`{self.prog} --help` shows the options")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 wrong input, 128 + n after signal n, 1 anything else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug, as_json = "--debug" in arguments, "--json" in arguments
+    try:
+        return _execute(arguments)
+    except ToolkitError as error:
+        if as_json:
+            print_document({"errors": [{"message": one.message, "hint": one.hint} for one in error.all]})
+        print_faults(error)
+        return _after_traceback(debug, 2)
+    except Interrupted as interruption:
+        if as_json:
+            print_document({"status": "interrupted", "folder": interruption.folder})
+        go_on = f"; go on with: toolkit resume {interruption.folder}" if interruption.folder else ""
+        print(f"interrupted by {interruption}{go_on}", file=sys.stderr)
+        return _after_traceback(debug, interruption.exit_status)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return _after_traceback(debug, 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        print_faults(ToolkitError(f"{type(error).__name__}: {error}", hint="--debug shows where it happened"))
+        return _after_traceback(debug, 1)
+
+
+def _after_traceback(debug: bool, status: int) -> int:
+    if debug:
+        traceback.print_exc()
+    return status
+
+
+def _execute(arguments: list[str]) -> int:
+    command = next((one for one in arguments if not one.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        raise RecipeError(
+            f"there is no command '{command}'", hint=did_you_mean(command, COMMANDS) or f"one of: {', '.join(COMMANDS)}"
+        )
+    if command is None:
+        _overview().parse_args(arguments)
+        _overview().print_help()
+        return 0
+    module = importlib.import_module(f"toolkit.cli.{command}_command")
+    parser = _Parser(prog=f"toolkit {command}", description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    module.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document, everything else on stderr")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    place = arguments.index(command)
+    return _carry_out(module, parser.parse_args(arguments[:place] + arguments[place + 1 :]))
+
+
+def _carry_out(module: Any, options: argparse.Namespace) -> int:
+    """Run a command; what libraries print meanwhile goes to stderr, the command's own result to stdout."""
+    with contextlib.redirect_stdout(sys.stderr):
+        document, status = module.execute(options)
+    if options.json:
+        print_document(document)
+    else:
+        module.show(document)
+    sys.stdout.flush()
+    return int(status)
+
+
+def _overview() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    parser = _Parser(
+        prog="toolkit",
+        usage="toolkit COMMAND [options]",
+        description="Fine-tune transformers of any modality with one command, one recipe and one trainer.",
+        epilog=f"commands:\n{listing}\n\n`toolkit COMMAND --help` shows a command's options.",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"task-toolkit {version('task-toolkit')}"
+
+

@@ -1,0 +1,40 @@
+"""What commands print: results on stdout, faults on stderr, nothing from outside unescaped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit.errors import ToolkitError
+
+
+def print_document(document: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_faults(error: ToolkitError) -> None:
+    """Every fault as `error: ...` and `hint: ...` on stderr."""
+    for fault in error.all:
+        print(f"error: {printable(fault.message)}", file=sys.stderr)
+        if fault.hint:
+            print(f"hint: {printable(fault.hint)}", file=sys.stderr)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns padded to line up, the last as wide as it is."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(printable(line.rstrip()))
+
+
+def printable(text: str) -> str:
+    """Text less what would steer a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

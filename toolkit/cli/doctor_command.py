@@ -1,0 +1,78 @@
+"""Show what is installed and whether it works: packages, device, plugins, room on the disk."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit.cli.console import print_table
+from toolkit.discovery import installed
+from toolkit.errors import ToolkitError
+
+_PACKAGES = {
+    "torch": "pip install torch",
+    "transformers": "pip install transformers",
+    "datasets": "pip install datasets",
+    "peft": "pip install peft",
+    "torchaudio": "pip install 'task-toolkit[whisper]'",
+    "soundfile": "pip install 'task-toolkit[whisper]'",
+    "bitsandbytes": "pip install 'task-toolkit[quantization]'",
+}
+_OPTIONAL = ("torchaudio", "soundfile", "bitsandbytes")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There is nothing to choose."""
+
+
+def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    checks = [_check(f"import {name}", lambda name=name: _import(name), hint) for name, hint in _PACKAGES.items()]  # type: ignore[misc]
+    for plugin in installed("plugin"):
+        checks.append(_check(f"plugin {plugin.name}", lambda plugin=plugin: _load(plugin), f"reinstall {plugin.distribution}"))  # type: ignore[misc]
+    checks.append(_check("write here", _room, "change to a folder you may write to"))
+    needed = [one for one in checks if one["name"].removeprefix("import ") not in _OPTIONAL]
+    ok = all(one["ok"] for one in needed)
+    return {"ok": ok, "environment": _environment(), "checks": checks}, 0 if ok else 1
+
+
+def _check(name: str, look: Callable[[], str], hint: str) -> dict[str, Any]:
+    try:
+        return {"name": name, "ok": True, "detail": look(), "hint": None}
+    except Exception as error:
+        detail = error.message if isinstance(error, ToolkitError) else f"{type(error).__name__}: {error}"
+        return {"name": name, "ok": False, "detail": detail.splitlines()[0], "hint": hint}
+
+
+def _import(name: str) -> str:
+    return str(getattr(importlib.import_module(name), "__version__", "installed"))
+
+
+def _load(plugin: Any) -> str:
+    plugin.load()
+    return f"{plugin.distribution} {plugin.version}"
+
+
+def _room() -> str:
+    probe = Path(".toolkit-doctor")
+    probe.touch()
+    probe.unlink()
+    return f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"
+
+
+def _environment() -> dict[str, Any]:
+    from toolkit.environment import environment
+
+    return environment()
+
+
+def show(document: dict[str, Any]) -> None:
+    environment = document["environment"]
+    print(f"Python {environment['python']} on {environment['platform']}, {environment['device']}")
+    print_table([["ok" if one["ok"] else "--", one["name"], one["detail"]] for one in document["checks"]])
+    for one in document["checks"]:
+        if not one["ok"]:
+            print(f"hint: {one['name']}: {one['hint']}")

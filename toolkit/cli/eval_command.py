@@ -1,0 +1,29 @@
+"""Measure a run's model, on the run's own test (or validation) rows or on other data.
+
+  toolkit eval runs/first
+  toolkit eval runs/first --data other_recordings/
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from toolkit.cli.console import number, print_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN_DIR", help="the run's folder")
+    parser.add_argument("--data", metavar="D", help="a data folder, file or hub id instead of the run's")
+
+
+def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    from toolkit.folder import finite
+    from toolkit.runs import load_run
+
+    return finite(load_run(options.run).evaluate(options.data)), 0
+
+
+def show(document: dict[str, Any]) -> None:
+    print(f"{document['split']}: {document['rows']} rows")
+    print_table([[name, number(value)] for name, value in document["metrics"].items()])

@@ -1,0 +1,57 @@
+"""Options that say which recipe is meant, shared by the commands that take one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from toolkit.discovery import installed
+from toolkit.errors import RecipeError
+from toolkit.recipe import Recipe
+from toolkit.yaml12 import read_yaml
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.yaml", help="a recipe file")
+    parser.add_argument("--task", metavar="NAME", help="an installed task; `toolkit tasks` lists them")
+    parser.add_argument("--model", metavar="M", help="a model folder or hub id instead of the recipe's")
+    parser.add_argument("--data", metavar="D", help="a data folder, file or hub id instead of the recipe's")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
+        help="any key of the recipe, such as --set train.learning_rate=1e-4; values are YAML",
+    )  # fmt: skip
+    parser.add_argument("--plugin", metavar="NAME", action="append", default=[], help="a further plugin for this run")
+
+
+def recipe_from(options: argparse.Namespace) -> Recipe:
+    """The recipe that the options name, with their changes.
+
+    Raises:
+        RecipeError: none or two recipes are named, or a change is wrong.
+        PluginError: no such task.
+    """
+    if (options.task is None) == (options.recipe is None):
+        tasks = ", ".join(task.name for task in installed("task"))
+        what = "no task and no recipe file" if options.task is None else "both a task and a recipe file"
+        raise RecipeError(f"{what} given", hint=f"give one: --task NAME (installed: {tasks}), or RECIPE.yaml")
+    recipe = Recipe.load(options.task or options.recipe)
+    if options.model is not None:
+        recipe = recipe.override(model=options.model)
+    if options.data is not None:
+        recipe = recipe.override(data=options.data)
+    if options.plugin:
+        recipe = recipe.override(plugins=[*recipe.plugins, *options.plugin])
+    for change in options.changes:
+        recipe = recipe.override(**_parsed(change))
+    return recipe
+
+
+def _parsed(change: str) -> dict[str, Any]:
+    """`a.b=1` as `{"a": {"b": 1}}`."""
+    key, equals, text = change.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RecipeError(f"--set {change}: expected KEY=VALUE", hint="for example --set train.learning_rate=1e-4")
+    value = read_yaml(text, f"--set {key}")
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)

@@ -1,0 +1,51 @@
+"""Fine-tune: measure, train, measure again, save.
+
+  toolkit run --task whisper-asr
+  toolkit run --task whisper-asr --model openai/whisper-small --data my_recordings/
+  toolkit run my.yaml --set train.num_train_epochs=5 --output-dir runs/five
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from toolkit.cli.console import number, print_table
+from toolkit.cli.options import add_recipe_arguments, recipe_from
+
+if TYPE_CHECKING:
+    from toolkit.runs import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/<task>-<date>-<time>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output-dir, if there is one")
+
+
+def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    recipe = recipe_from(options)
+    print(f"{recipe.name}: preparing", file=sys.stderr, flush=True)
+    from toolkit.runs import run
+
+    return summary_of(run(recipe, options.output_dir, resume=options.resume)), 0
+
+
+def summary_of(finished: Run) -> dict[str, Any]:
+    return {**finished.summary, "folder": str(finished.folder)}
+
+
+def show(summary: dict[str, Any]) -> None:
+    train, rows = summary["train"], summary["rows"]
+    print(f"\n{summary['task']}: {rows['train']} rows, {train['steps']} steps, {train['seconds']:.0f} s of training")
+    if rows["quarantined"]:
+        print(f"{rows['quarantined']} rows could not be used: see quarantine.jsonl")
+    measured = rows["test"] or rows["validation"]
+    table = [["", "before", "after"]]
+    for name, after in summary["after"].items():
+        table.append([name, number(summary["before"].get(name)), number(after)])
+    if summary["after"]:
+        print(f"measured on {measured} rows that were not trained on:")
+        print_table(table)
+    print(f"run folder: {summary['folder']}")

@@ -1,0 +1,194 @@
+"""Data in a folder: tables by split, and tables that name the files beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.files import CsvFile, JsonLines
+from toolkit.data.objects import ArrowRows, named_splits, undecoded
+from toolkit.data.splits import ALIASES, Rows, Source, all_rows
+from toolkit.discovery import did_you_mean
+from toolkit.errors import DataError
+from toolkit.types import Row
+
+TABLES = (".csv", ".jsonl", ".json", ".parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+EXPECTED = (
+    "expected metadata.csv, .jsonl or .parquet with a column 'file_name', or train.csv, .jsonl or .parquet; "
+    "metadata may also lie in train/, validation/ and test/"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class NamedFiles(Source):
+    """A metadata table; its `file_name` and `*_file_name` columns become absolute paths of files that exist.
+
+    Attributes:
+        folder: where the table lies; names are relative to it.
+        root: the folder of the whole data, which no file may lie outside of.
+    """
+
+    table: Source
+    folder: Path
+    root: Path
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.table.columns
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def row(self, index: int) -> Row:
+        row = self.table.row(index)
+        if "file_name" in self.columns and not row.get("file_name"):
+            raise DataError(
+                f"{self.place(index)}: names no file", hint="fill in 'file_name', or take the row out"
+            )
+        for name in filter(is_file_column, row):
+            row[name] = self._path(self.place(index), row[name]) if row[name] else None
+        return row
+
+    def place(self, index: int) -> str:
+        return self.table.place(index)
+
+    def contents(self, ids: Sequence[int]) -> Iterator[bytes]:
+        yield from self.table.contents(ids)
+        for index in ids:
+            try:
+                row = self.row(index)
+            except DataError as fault:
+                yield fault.message.encode()
+            else:
+                paths = [row[name] for name in filter(is_file_column, row) if row[name]]
+                yield " ".join(str(Path(path).stat().st_size) for path in paths).encode()
+
+    @cached_property
+    def _real_root(self) -> str:
+        return os.path.realpath(self.root)
+
+    def _path(self, place: str, name: object) -> str:
+        """The absolute path of the file that a row names."""
+        if not isinstance(name, str) or "\0" in name:
+            raise DataError(f"{place}: expected the name of a file, found {name!r}")
+        path = self.folder / name
+        real = os.path.realpath(path)
+        if Path(name).is_absolute() or not real.startswith(self._real_root + os.sep):
+            raise DataError(
+                f"{place}: '{name}' leads out of the data folder",
+                hint="put the file itself into the folder, and name it relative to the table",
+            )
+        if not path.is_file():
+            raise DataError(f"{place}: '{name}' does not exist")
+        return str(path)
+
+
+def is_file_column(name: str) -> bool:
+    return name == "file_name" or name.endswith("_file_name")
+
+
+def folder_splits(root: Path) -> dict[str, Rows]:
+    """The splits of a folder: saved by `datasets`, or tables where they are expected.
+
+    Raises:
+        DataError: there is none, two claim the same split, or one cannot be read.
+    """
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _saved(root)
+    found: dict[str, Path] = {}
+    for split, path in _tables(root):
+        if split in found:
+            both = f"{found[split].relative_to(root)} and {path.relative_to(root)}"
+            raise DataError(f"{root}: two tables for the split '{split}': {both}", hint="keep one of them")
+        found[split] = path
+    if not found:
+        raise _nothing(root)
+    return {
+        split: table_rows(found[split], root) for split in dict.fromkeys(ALIASES.values()) if split in found
+    }
+
+
+def table_rows(path: Path, root: Path) -> Rows:
+    """The rows of one table in the data folder `root`; a table called metadata names files.
+
+    Raises:
+        DataError: it is no table, cannot be read, has no rows, or is metadata without a column of files.
+    """
+    name = str(path.relative_to(root))
+    table = _open(path, name)
+    if path.name not in METADATA:
+        return all_rows(table, name)
+    if len(table) and not any(map(is_file_column, table.columns)):
+        raise DataError(
+            f"{name}: no column 'file_name' (columns: {', '.join(table.columns)})",
+            hint=did_you_mean("file_name", table.columns)
+            or "the column that names the files must be called so",
+        )
+    return all_rows(NamedFiles(table, path.parent, root), name)
+
+
+def _open(path: Path, name: str) -> Source:
+    match path.suffix.lower():
+        case ".csv":
+            return CsvFile.open(path, name)
+        case ".json" | ".jsonl":
+            return JsonLines.open(path, name)
+        case ".parquet":
+            return ArrowRows(_parquet(path, name), name)
+    raise DataError(
+        f"{path}: is no table that can be read", hint=f"expected {', '.join(TABLES)}, or a folder"
+    )
+
+
+def _parquet(path: Path, name: str) -> Any:
+    """A parquet file as a memory-mapped dataset, in the cache of `datasets`."""
+    import pyarrow.parquet
+    from datasets import Dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        if not pyarrow.parquet.read_metadata(path).num_rows:
+            return Dataset.from_dict({column: [] for column in pyarrow.parquet.read_schema(path).names})
+        return undecoded(Dataset.from_parquet(str(path)))
+    except (OSError, pyarrow.ArrowException, DatasetsError) as error:
+        raise DataError(f"{name}: is no parquet file that can be read: {error}") from error
+
+
+def _saved(root: Path) -> dict[str, Rows]:
+    from datasets import Dataset, load_from_disk
+
+    try:
+        loaded = load_from_disk(str(root))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{root}: a saved dataset that cannot be read: {error}", hint="save it again"
+        ) from error
+    return named_splits({"train": loaded} if isinstance(loaded, Dataset) else loaded, str(root))
+
+
+def _tables(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every table in the places where one is expected, with the split it is for."""
+    for path in sorted(root.iterdir()):
+        split = ALIASES.get(path.stem.lower())
+        if path.is_dir() and split:
+            yield from ((split, path / name) for name in METADATA if (path / name).is_file())
+        elif path.is_file() and path.name in METADATA:
+            yield "train", path
+        elif path.is_file() and split and path.suffix.lower() in TABLES:
+            yield split, path
+
+
+def _nothing(root: Path) -> DataError:
+    paths = sorted(root.iterdir())
+    names = [path.name + "/" * path.is_dir() for path in paths]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    tables = [path for path in paths if path.suffix.lower() in TABLES]
+    return DataError(
+        f"{root}: holds no data that is recognised (found: {', '.join(names[:5]) or 'nothing'}{more})",
+        hint=f"name the file itself: {tables[0]}" if len(tables) == 1 else EXPECTED,
+    )

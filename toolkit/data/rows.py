@@ -1,0 +1,151 @@
+"""Rows made ready one at a time, with those that cannot be used set aside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+import torch
+from torch.utils.data import Dataset
+
+from toolkit.errors import DataError
+from toolkit.types import Batch, Row
+
+Key = tuple[int, int]
+"""(epoch, place in the split): all that a training row depends on."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    split: str
+    row_id: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of one row that was asked for: the row, or what was found wrong on the way to it."""
+
+    row: Row | None
+    bad: tuple[BadRow, ...] = ()
+
+
+class PreparedRows(Dataset[Fetched]):
+    """A split's rows, prepared when asked for and never kept.
+
+    In training a bad row is replaced by the next good one, so that batches keep their size and the order of a run
+    depends on nothing but (seed, epoch). In evaluation it is left out, so that no row counts twice.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        rows: Sequence[Row],
+        row_ids: Sequence[int],
+        prepare: Callable[[Row], Row] | None = None,
+        augment: Sequence[Callable[[Row, torch.Generator], Row]] = (),
+        seed: int = 0,
+    ) -> None:
+        self.split, self.rows, self.row_ids = split, rows, row_ids
+        self.prepare, self.augment, self.seed = prepare, tuple(augment), seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | Key) -> Fetched:
+        if not isinstance(key, tuple):
+            row = self._good_or_bad(key)
+            return Fetched(None, (row,)) if isinstance(row, BadRow) else Fetched(row)
+        epoch, place = key
+        bad: list[BadRow] = []
+        for offset in range(len(self)):
+            row = self._good_or_bad((place + offset) % len(self))
+            if not isinstance(row, BadRow):
+                return Fetched(self._augmented(row, epoch), tuple(bad))
+            bad.append(row)
+        return Fetched(None, tuple(bad))
+
+    def _good_or_bad(self, place: int) -> Row | BadRow:
+        row_id = self.row_ids[place]
+        try:
+            row = {**self.rows[place], "row_id": row_id}
+            return {**self.prepare(row), "row_id": row_id} if self.prepare else row
+        except DataError as error:
+            return BadRow(self.split, row_id, error.message)
+
+    def _augmented(self, row: Row, epoch: int) -> Row:
+        if self.augment:
+            generator = torch.Generator().manual_seed(_seed_of(self.seed, epoch, row["row_id"]))
+            for change in self.augment:
+                row = {**change(row, generator), "row_id": row["row_id"]}
+        return row
+
+
+class CollateFetched:
+    """The plugin's collator for rows as `PreparedRows` gives them; what was bad travels in `bad_rows`.
+
+    A batch of nothing but bad rows holds only `bad_rows`.
+    """
+
+    def __init__(self, collate: Callable[[list[Row]], Batch]) -> None:
+        self.collate = collate
+
+    def __call__(self, fetched: Sequence[Fetched]) -> Batch:
+        rows = [one.row for one in fetched if one.row is not None]
+        bad = [bad for one in fetched for bad in one.bad]
+        batch = dict(self.collate(rows)) if rows else {}
+        return {**batch, "bad_rows": bad} if bad else batch
+
+
+class Quarantine:
+    """Bad rows met so far, each once, and the limit on how many a split may have."""
+
+    def __init__(
+        self,
+        sizes: dict[str, int],
+        max_bad_fraction: float,
+        stop_at_first: bool = False,
+        record: Callable[[BadRow], None] = lambda bad: None,
+    ) -> None:
+        """`sizes`: rows by split; `record`: called once for each bad row."""
+        self.sizes, self.max_bad_fraction, self.stop_at_first, self.record = sizes, max_bad_fraction, stop_at_first, record
+        self.found: dict[tuple[str, int], BadRow] = {}
+
+    def add(self, bad: Sequence[BadRow]) -> None:
+        """Note bad rows.
+
+        Raises:
+            DataError: a split has more of them than `max_bad_fraction`, or `on_error` says stop.
+        """
+        for one in bad:
+            if (one.split, one.row_id) not in self.found:
+                self.found[one.split, one.row_id] = one
+                self.record(one)
+                self._judge(one)
+
+    def count(self, split: str) -> int:
+        return sum(1 for name, _ in self.found if name == split)
+
+    def _judge(self, latest: BadRow) -> None:
+        if self.stop_at_first:
+            raise DataError(latest.reason, hint="mend the row, or put bad rows aside: --set data.on_error=quarantine")
+        bad, size = self.count(latest.split), self.sizes[latest.split]
+        if bad == size:
+            raise DataError(f"no row of the {latest.split} split can be used; the last: {latest.reason}")
+        if bad > self.max_bad_fraction * size:
+            reasons = "".join(f"\n  {one.reason}" for one in list(self.found.values())[-5:])
+            raise DataError(
+                f"{bad} of {size} {latest.split} rows cannot be used, over the allowed share of {self.max_bad_fraction:g}"
+                + reasons,
+                hint="mend the rows, or allow more: --set data.max_bad_fraction=0.1",
+            )
+
+
+def _seed_of(*parts: int) -> int:
+    """One 63-bit seed from several numbers; near parts give seeds that have nothing in common."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,74 @@
+"""The core's data sources: folders, files, and sets of the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from toolkit.data.folders import TABLES, folder_splits, table_rows
+from toolkit.data.objects import data_from_objects, named_splits
+from toolkit.data.splits import Rows
+from toolkit.errors import DataError, RecipeError
+from toolkit.recipe import DataSpec
+
+__all__ = ["data_from_objects", "open_splits"]
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
+def open_splits(spec: DataSpec) -> dict[str, Rows]:
+    """Raw rows by split ("train", "validation", "test": those there are), each read when it is asked for.
+
+    `spec.source` is a folder with metadata tables, a folder with tables by split, one table, a folder saved
+    by `datasets`, or the id of a set on the hub. No code that comes with the data is ever run.
+
+    Raises:
+        RecipeError: the spec asks for what cannot be had.
+        DataError: the source is missing or cannot be read. A bad row raises it only when that row is read.
+    """
+    if spec.streaming:
+        raise RecipeError(
+            "data.streaming: not supported", hint="leave it out: rows are read from disk one at a time anyway"
+        )
+    path = Path(spec.source).expanduser().absolute()
+    if not path.exists():
+        return _hub_splits(spec)
+    if spec.config is not None:
+        raise RecipeError(
+            f"data.config: '{spec.config}' has no meaning for the local data {spec.source}",
+            hint="it selects a configuration of a set on the hub; leave it out",
+        )
+    return folder_splits(path) if path.is_dir() else {"train": table_rows(path, path.parent)}
+
+
+def _hub_splits(spec: DataSpec) -> dict[str, Rows]:
+    if not _HUB_ID.fullmatch(spec.source) or Path(spec.source).suffix.lower() in TABLES:
+        raise DataError(
+            f"data.source: {spec.source} does not exist", hint="name a folder, a file, or a set on the hub"
+        )
+    return hub_splits(spec.source, spec.config)
+
+
+def hub_splits(name: str, config: str | None) -> dict[str, Rows]:
+    """The splits of a set on the hub, downloaded or from the cache.
+
+    Raises:
+        DataError: it cannot be had, for whatever reason.
+    """
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(name, config)
+    except Exception as error:  # of many kinds: of the network, the hub, the set's own files
+        raise DataError(
+            f"'{name}' is no folder or file here, and not to be had from the hub: {error}", hint=_hint(error)
+        ) from error
+    return named_splits(loaded, name)
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, ValueError) and "onfig" in str(error):
+        return "choose a configuration: --set data.config=NAME"
+    if isinstance(error, ConnectionError):
+        return "check the spelling and the network; HF_HUB_OFFLINE=1 uses only what is in the cache"
+    return "check the spelling; for a private or gated set, log in: hf auth login"

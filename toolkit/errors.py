@@ -1,0 +1,70 @@
+"""The errors a user can mend: each says what happened, what was expected and what to do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Self
+
+
+class ToolkitError(Exception):
+    """A fault in what the user gave, with a hint that says how to mend it.
+
+    Several faults found together travel as one error: the first, with the others in `more`.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, more: Sequence[ToolkitError] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.more = tuple(more)
+
+    @classmethod
+    def gather(cls, faults: Sequence[ToolkitError]) -> Self:
+        """All `faults` (at least one) as one error of this class."""
+        first, *rest = faults
+        return cls(first.message, first.hint, more=(*first.more, *rest))
+
+    @property
+    def all(self) -> tuple[ToolkitError, ...]:
+        return (self, *self.more)
+
+    def __str__(self) -> str:
+        return "\n".join(fault.message + (f" (hint: {fault.hint})" if fault.hint else "") for fault in self.all)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.hint, self.more)
+
+
+class RecipeError(ToolkitError):
+    """The recipe, or an option of the command line, is wrong."""
+
+
+class PluginError(ToolkitError):
+    """A plugin or task is missing, cannot be loaded, or breaks the hook contract."""
+
+
+class DataError(ToolkitError):
+    """A row or a data source cannot be used."""
+
+
+class ModelError(ToolkitError):
+    """A model cannot be loaded, adapted or saved as asked."""
+
+
+class CheckpointError(ToolkitError):
+    """A run folder or checkpoint cannot be used."""
+
+
+class Interrupted(BaseException):
+    """A signal ended what was going on; not a fault, so no `except Exception` swallows it.
+
+    Attributes:
+        exit_status: 128 plus the signal's number, as shells have it.
+        folder: the run that can be resumed, if it was one.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_status = 128 + signal_number
+        self.folder: str | None = None

@@ -1,0 +1,127 @@
+"""A run's folder: where each artifact lies, and how it is written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.checkpoint import read_json, write_json
+from toolkit.data.rows import BadRow
+from toolkit.errors import CheckpointError
+from toolkit.recipe import Recipe
+
+SCHEMA = 1
+
+
+class RunFolder:
+    """The files of one run, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.environment = path / "environment.json"
+        self.summary = path / "summary.json"
+        self.metrics = path / "metrics.jsonl"
+        self.quarantine = path / "quarantine.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+
+    def refuse_unless_new(self) -> None:
+        """Raise `CheckpointError` if there is anything in the folder, or it is none."""
+        if self.recipe.exists():
+            raise CheckpointError(
+                f"{self.path} holds another run",
+                hint=f"go on with it: toolkit resume {self.path}, or name another folder with --output-dir",
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise CheckpointError(
+                f"{self.path} is there already and is no empty folder", hint="name another folder with --output-dir"
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a run that was begun.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        folder = cls(path)
+        if not path.is_dir():
+            raise CheckpointError(f"{path} does not exist", hint="name the folder of a run, such as runs/NAME")
+        if not folder.recipe.is_file():
+            raise CheckpointError(f"{path} is no run: it holds no recipe.yaml", hint="name the folder that `toolkit run` printed")
+        return folder
+
+    def read_recipe(self) -> Recipe:
+        return Recipe.load(self.recipe)
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary, or an empty one while there is none."""
+        return read_json(self.summary) if self.summary.exists() else {}
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.summary, finite(summary))
+
+    def artifacts(self) -> dict[str, str]:
+        """What there is, by name, relative to the folder."""
+        places = {
+            "recipe": self.recipe, "environment": self.environment, "metrics": self.metrics,
+            "checkpoints": self.checkpoints, "model": self.model, "quarantine": self.quarantine,
+        }  # fmt: skip
+        return {name: str(place.relative_to(self.path)) for name, place in places.items() if place.exists()}
+
+    # ---- lines that grow ---------------------------------------------------------------------------------
+
+    def add_metrics(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        _append(self.metrics, {"step": step, "split": split, **finite(values)})
+
+    def measured(self, step: int, split: str) -> dict[str, float] | None:
+        """The metrics of a split as they were written at a step, or None."""
+        for line in _lines(self.metrics):
+            if line["step"] == step and line["split"] == split:
+                return {name: value for name, value in line.items() if name not in ("step", "split", "epoch")}
+        return None
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop what was measured after `step`: it will be measured again."""
+        kept = [line for line in _lines(self.metrics) if line["step"] <= step]
+        partial = self.metrics.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.replace(self.metrics)
+
+    def add_bad_row(self, bad: BadRow) -> None:
+        _append(self.quarantine, dataclasses.asdict(bad))
+
+    def bad_rows(self) -> list[BadRow]:
+        return [BadRow(**line) for line in _lines(self.quarantine)]
+
+
+def finite(values: Any) -> Any:
+    """Plain data whose numbers JSON can hold: what is not finite becomes null."""
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The complete lines of a file; one cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

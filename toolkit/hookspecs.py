@@ -1,0 +1,255 @@
+"""The whole plugin contract, in calling order.
+
+A plugin is a module (or object) whose functions carry `@toolkit.hookimpl` and are spelt as here. A hook may ask
+for any of its arguments, or none. *Build* hooks return None ("not mine") or a callable, which the core calls
+later: two answers are an error that names both plugins, no answer means the default that is stated. Hooks that
+return lists add up over the plugins. A plugin is imported only by runs whose recipe names it, and should import
+torch and the like inside its hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerCallback
+
+    from toolkit.recipe import Recipe
+    from toolkit.runs import Run
+    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits
+
+hookspec = pluggy.HookspecMarker("toolkit")
+hookimpl = pluggy.HookimplMarker("toolkit")
+
+
+@hookspec
+def toolkit_settings() -> type | None:
+    """The plugin's own settings: a dataclass whose fields all have defaults.
+
+    When: first of all, when the plugin is loaded. Its section in a recipe has the plugin's name; a key that is no
+    field, or a value of another type, is refused. Read it in any other hook with `recipe.settings(MySettings)`.
+
+        @dataclass(frozen=True)
+        class VitSettings:
+            crop: int = 224
+
+        @hookimpl
+        def toolkit_settings():
+            return VitSettings
+    """
+
+
+@hookspec
+def toolkit_check(recipe: Recipe) -> Sequence[Exception] | None:
+    """Faults of the recipe that can be known before anything heavy is imported: a list of `ToolkitError`s.
+
+    When: before each run, after the structure is known to be right. Faults of all plugins are shown together.
+
+        @hookimpl
+        def toolkit_check(recipe):
+            if recipe.settings(VitSettings).crop % 16:
+                return [RecipeError("vit.crop: must be a multiple of 16", hint="the patch size is 16")]
+    """
+
+
+@hookspec
+def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
+    """The columns the plugin reads from a row, with the names users usually give them.
+
+    When: once the data source is open, before any row is read. The core renames what it recognises or what
+    `data.columns` maps, keeps the other columns, and refuses data without a required one, saying which there are.
+
+        @hookimpl
+        def toolkit_columns(recipe):
+            return [Column("image", usual=("img", "file_name")), Column("label", usual=("class",))]
+    """
+
+
+@hookspec
+def toolkit_dataset(recipe: Recipe) -> Callable[[], Splits] | None:
+    """Build: `() -> {"train": rows, "validation": rows, "test": rows}`, sequences of raw rows.
+
+    When: at the start of a run. Default: what `data.source` names (folders, files, hub ids, the sample).
+    Errors: `DataError` when the source cannot be read.
+
+        @hookimpl
+        def toolkit_dataset(recipe):
+            if recipe.data.source.startswith("redis:"):
+                return lambda: read_redis(recipe.data.source)
+    """
+
+
+@hookspec
+def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]] | None:
+    """Build: `() -> (model, processor)`, freshly loaded from `recipe.model`, on the CPU, nothing frozen.
+
+    When: once a run. `toolkit.load_model(recipe.model, SomeModelClass)` honours revision, dtype, quantization and
+    the rest. The processor is whatever prepares inputs; it is saved beside the model with `save_pretrained`.
+    There is no default: a run needs one plugin that answers.
+    Errors: `ModelError` when the model cannot be loaded.
+
+        @hookimpl
+        def toolkit_model(recipe):
+            def load():
+                from transformers import AutoImageProcessor, ViTForImageClassification
+                return (load_model(recipe.model, ViTForImageClassification),
+                        load_processor(recipe.model, AutoImageProcessor))
+            return load
+    """
+
+
+@hookspec
+def toolkit_adapt(recipe: Recipe) -> Callable[[Any], Any] | None:
+    """Build: `(model) -> model`, with what shall not be trained frozen.
+
+    When: after the model is loaded, where the recipe has an `adapter`. Default: `toolkit.adapt`, that is PEFT.
+
+        @hookimpl
+        def toolkit_adapt(recipe):
+            return freeze_all_but_the_head
+    """
+
+
+@hookspec
+def toolkit_prepare(recipe: Recipe, processor: Any) -> Callable[[Row], Row] | None:
+    """Build: `(row) -> row`, what one raw row becomes before it is collated: decoded, tokenised.
+
+    When: each time a row is needed, in a data worker; it must be pure. Default: rows stay as they are.
+    Errors: `DataError` for a row that cannot be used; it is put into quarantine and the run goes on.
+
+        @hookimpl
+        def toolkit_prepare(recipe, processor):
+            return lambda row: {**row, "image": open_rgb(row["image"])}
+    """
+
+
+@hookspec
+def toolkit_augment(recipe: Recipe) -> Callable[[Row, torch.Generator], Row] | None:
+    """Build, and the one that chains: `(row, generator) -> row`, a random change to a prepared row.
+
+    When: after `toolkit_prepare`, for training rows only, in the order the recipe names the plugins. All
+    randomness must come from the generator, seeded by (seed, epoch, row): so a resumed run sees the same rows.
+
+        @hookimpl
+        def toolkit_augment(recipe):
+            def flip(row, generator):
+                return {**row, "image": mirrored(row["image"])} if torch.rand((), generator=generator) < 0.5 else row
+            return flip
+    """
+
+
+@hookspec
+def toolkit_collator(recipe: Recipe, processor: Any) -> Callable[[list[Row]], Batch] | None:
+    """Build: `(rows) -> batch`, tensors for the model with `num_targets` and `row_id` (see `toolkit.types.Batch`).
+
+    When: for each batch, in a data worker. There is no default.
+
+        @hookimpl
+        def toolkit_collator(recipe, processor):
+            def collate(rows):
+                pixels = processor([row["image"] for row in rows], return_tensors="pt").pixel_values  # (B, 3, H, W)
+                return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows]),
+                        "num_targets": len(rows), "row_id": torch.tensor([row["row_id"] for row in rows])}
+            return collate
+    """
+
+
+@hookspec
+def toolkit_loss(recipe: Recipe) -> Callable[[Any, Batch], Loss] | None:
+    """Build: `(model, batch) -> Loss`, summed over the batch's targets, not averaged.
+
+    When: in each forward of training, and in evaluation unless `toolkit_evaluate_batch` is answered. The core
+    divides once, by the targets of all micro-batches and ranks, so accumulation changes nothing.
+    Default: the model's own mean `.loss`, times `num_targets`.
+
+        @hookimpl
+        def toolkit_loss(recipe):
+            def loss(model, batch):
+                logits = model(pixel_values=batch["pixel_values"]).logits  # (B, C)
+                return Loss(cross_entropy(logits, batch["labels"], reduction="sum"), batch["num_targets"])
+            return loss
+    """
+
+
+@hookspec
+def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored] | None:
+    """Build: `(model, batch) -> Scored`, the loss and what the metrics need, from one forward where possible.
+
+    When: for each batch of an evaluation, in evaluation mode, without gradients.
+    Default: the loss alone; its `outputs` are there for the metrics.
+
+        @hookimpl
+        def toolkit_evaluate_batch(recipe, processor):
+            def evaluate(model, batch):
+                loss = classification_loss(model, batch)
+                return Scored(loss, batch, predictions=loss.outputs.argmax(-1).tolist())
+            return evaluate
+    """
+
+
+@hookspec
+def toolkit_metrics(recipe: Recipe, processor: Any) -> Sequence[Metric] | None:
+    """Fresh metrics, a list; those of all plugins are computed.
+
+    When: at the start of each evaluation.
+    Errors: two metrics that give the same name are refused.
+
+        @hookimpl
+        def toolkit_metrics(recipe):
+            return [Accuracy()]
+    """
+
+
+@hookspec
+def toolkit_callbacks(recipe: Recipe) -> Sequence[TrainerCallback] | None:
+    """`transformers.TrainerCallback`s, a list, for what shall happen in the course of training.
+
+    When: as the trainer is made.
+
+        @hookimpl
+        def toolkit_callbacks(recipe):
+            return [MyTracker()]
+    """
+
+
+@hookspec
+def toolkit_predict(recipe: Recipe, model: Any, processor: Any) -> Callable[[list[str]], list[Any]] | None:
+    """Build: `(inputs) -> outputs`, one output (text, or plain JSON) for each input of `toolkit predict`.
+
+    When: the model of a run is used. There is no default.
+    Errors: `DataError` for an input that cannot be used.
+
+        @hookimpl
+        def toolkit_predict(recipe, model, processor):
+            return lambda paths: [model.config.id2label[best_class(path)] for path in paths]
+    """
+
+
+@hookspec
+def toolkit_run_finished(run: Run) -> None:
+    """Observe a run that is complete: `run.folder`, `run.summary`.
+
+    When: last, after everything is written.
+
+        @hookimpl
+        def toolkit_run_finished(run):
+            print(run.folder, run.summary["after"])
+    """
+
+
+@hookspec
+def toolkit_run_failed(run: Run, error: BaseException) -> None:
+    """Observe a run that ended early, by an error or by a signal; what is written so far stays.
+
+    When: after the summary with its status is written; the error goes on to the caller.
+
+        @hookimpl
+        def toolkit_run_failed(run, error):
+            print(run.folder, type(error).__name__)
+    """
+
+

@@ -1,0 +1,175 @@
+"""Runs: a recipe carried out into a folder, and what can be done with the folder afterwards."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import CheckpointError, DataError, RecipeError
+from toolkit.folder import RunFolder
+from toolkit.plugins import Plugins
+from toolkit.recipe import Recipe
+
+GIVEN_IN_CODE = "(given in code)"
+
+
+class Run:
+    """A run's folder, with its recipe and summary, its model and what the model can do."""
+
+    def __init__(self, files: RunFolder, plugins: Plugins, model: Any = None, processor: Any = None) -> None:
+        self._files, self._plugins = files, plugins
+        self.recipe = plugins.recipe
+        self.summary: dict[str, Any] = files.read_summary()
+        if model is not None:
+            self._loaded = (model, processor)
+
+    @property
+    def folder(self) -> Path:
+        return self._files.path
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from toolkit.execution import open_trained
+
+        return open_trained(self._plugins, self._files.model)
+
+    @property
+    def model(self) -> Any:
+        return self._loaded[0]
+
+    @property
+    def processor(self) -> Any:
+        return self._loaded[1]
+
+    def predict(self, inputs: Sequence[str | Path]) -> list[Any]:
+        """What the model makes of each input.
+
+        Raises:
+            DataError: an input cannot be used.
+        """
+        self.model.eval()
+        return self._plugins.predict(self.model, self.processor)([str(one) for one in inputs])
+
+    def evaluate(self, data: Any = None) -> dict[str, Any]:
+        """Measure the model: on the run's own test (or validation) rows, or on `data`, a source or objects.
+
+        Returns:
+            `{"split", "rows", "metrics"}`.
+        Raises:
+            DataError: the rows cannot be used.
+        """
+        from toolkit.execution import Execution, open_data
+        from toolkit.signals import Signals
+
+        plugins, own = self._plugins, data is None
+        if isinstance(data, str | Path):
+            plugins, data = plugins.with_recipe(self.recipe.override(data={"source": str(data)}).resolved()), None
+        elif own and self.recipe.data.source == GIVEN_IN_CODE:
+            raise DataError("the run's data was given in code", hint="give it again: evaluate(data)")
+        splits = open_data(plugins, data, hold_out=own)
+        with Signals().listening() as signals:
+            execution = Execution(plugins, self._files, splits, *self._loaded, signals, training=False)
+            split = execution.measured_split
+            if split is None:
+                raise DataError("there are no rows to measure on: no test and no validation split", hint="give --data")
+            metrics = execution.evaluate(split)
+        return {"split": split, "rows": execution.used(split), "metrics": metrics}
+
+
+def run(
+    recipe: Recipe | str | Path,
+    output_dir: str | Path | None = None,
+    *,
+    data: Any = None,
+    model: Any = None,
+    processor: Any = None,
+    resume: bool = False,
+) -> Run:
+    """Carry out a recipe: measure, train, measure again, save.
+
+    Args:
+        recipe: a recipe, a recipe file or a task's name.
+        output_dir: the run's folder, new or empty; by default `runs/<task>-<date>-<time>`.
+        data: rows given in code instead of `data.source`: a datasets object, rows, or a mapping of splits.
+        model, processor: objects instead of what `model.name` names.
+        resume: go on with the run in `output_dir` from its newest checkpoint; a finished one is returned as it is.
+    Raises:
+        ToolkitError: what was given is wrong; nothing that was there is touched.
+        Interrupted: a signal ended the run; what was trained is saved.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    output_dir = output_dir or recipe.train.get("output_dir")
+    if resume and output_dir is None:
+        raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
+    files = RunFolder(Path(output_dir or _new_name(recipe.name)))
+    going_on = resume and files.recipe.exists()
+    if not going_on:
+        files.refuse_unless_new()
+    plugins = Plugins(_with_objects_named(recipe, data, model).resolved())
+    plugins.check()
+    if going_on and files.read_summary().get("status") == "finished":
+        return Run(files, plugins)
+    plugins.recipe.validate()
+    return _carry_out(plugins, files, data, (model, processor), going_on)
+
+
+def resume(folder: str | Path) -> Run:
+    """Go on with the run in a folder, by the recipe it holds."""
+    files = RunFolder.open(Path(folder))
+    return run(files.read_recipe(), files.path, resume=True)
+
+
+def load_run(folder: str | Path) -> Run:
+    """The run in a folder; its model is loaded when it is first used.
+
+    Raises:
+        CheckpointError: the folder is no run, or holds no trained model yet.
+    """
+    files = RunFolder.open(Path(folder))
+    if not files.model.is_dir():
+        status = files.read_summary().get("status", "unfinished")
+        raise CheckpointError(
+            f"{folder} holds no trained model yet: the run is {status}", hint=f"go on with it: toolkit resume {folder}"
+        )
+    return Run(files, Plugins(files.read_recipe()))
+
+
+def _carry_out(plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool) -> Run:
+    from toolkit.execution import Execution, open_data, open_model
+    from toolkit.signals import Signals
+
+    with Signals().listening() as signals:
+        splits = open_data(plugins, data)
+        if "train" not in splits:
+            raise DataError(f"the data has no train split (it has: {', '.join(splits)})")
+        signals.poll()
+        loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
+        signals.poll()
+        execution = Execution(plugins, files, splits, *loaded, signals)
+        files.path.mkdir(parents=True, exist_ok=True)
+        plugins.recipe.dump(files.recipe)
+        try:
+            execution.carry_out(going_on)
+        except BaseException as error:
+            execution.fail(error)
+            plugins.run_failed(Run(files, plugins, *loaded), error)
+            raise
+    finished = Run(files, plugins, execution.trainer.model, loaded[1])
+    plugins.run_finished(finished)
+    return finished
+
+
+def _with_objects_named(recipe: Recipe, data: Any, model: Any) -> Recipe:
+    """The recipe as it will be written down: what is given in code stands in it by a name that says so."""
+    if data is not None:
+        recipe = recipe.override(data={"source": GIVEN_IN_CODE})
+    if model is not None:
+        recipe = recipe.override(model={"name": getattr(model, "name_or_path", "") or GIVEN_IN_CODE})
+    return recipe
+
+
+def _new_name(task: str) -> str:
+    return f"runs/{task}-{datetime.now():%Y%m%d-%H%M%S}"

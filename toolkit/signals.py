@@ -1,0 +1,61 @@
+"""Signals asked for between steps: SIGINT and SIGTERM end a run in good order, SIGUSR1 saves and goes on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback
+
+from toolkit.errors import Interrupted
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals(TrainerCallback):
+    """Notes what arrives; polled by training at each step and by evaluation at each batch."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._save = False
+
+    @contextmanager
+    def listening(self) -> Iterator[Signals]:
+        """Take over the process's handlers for the time of the run (the main thread alone can)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._note) for number in (*_STOPPING, signal.SIGUSR1)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self._save = True
+        elif self.received == signal.SIGINT == number:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        else:
+            self.received = number
+            print(f"{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+
+    def poll(self) -> None:
+        """Raise `Interrupted` if a signal has asked for the end."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self._save or self.received is not None:
+            control.should_save, self._save = True, False
+        if self.received is not None:
+            control.should_training_stop = True
+            control.should_evaluate = False
+        return control

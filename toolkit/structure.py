@@ -1,0 +1,75 @@
+"""Plain data into typed dataclasses, with every fault found at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from toolkit.discovery import did_you_mean
+from toolkit.errors import RecipeError
+
+T = TypeVar("T")
+
+
+def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[RecipeError]]:
+    """`values` as an instance of the dataclass `kind`, or None and the faults.
+
+    Args:
+        values: a mapping of plain data; nothing is coerced, so text is no number.
+        where: the dotted place in the recipe, for the errors.
+    """
+    if not isinstance(values, Mapping):
+        return None, [RecipeError(f"{where}: expected a mapping of settings, found {show(values)}")]
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    faults = [unknown_key(f"{where}.{key}", str(key), names) for key in values if key not in names]
+    known = {key: value for key, value in values.items() if key in names}
+    try:
+        instance = TypeAdapter(kind).validate_json(json.dumps(known), strict=True)
+    except ValidationError as error:
+        return None, faults + [_fault(where, problem) for problem in error.errors()]
+    return (None if faults else instance), faults
+
+
+def unknown_key(where: str, key: str, names: list[str]) -> RecipeError:
+    return RecipeError(
+        f"{where}: unknown key '{key}'", hint=did_you_mean(key, names) or f"known keys: {', '.join(sorted(names))}"
+    )
+
+
+def show(value: Any) -> str:
+    """A value as an error names it: short, on one line."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def plain(value: Any, where: str) -> Any:
+    """A deep copy of plain data, tuples and paths made plain.
+
+    Raises:
+        RecipeError: something in it cannot be written to a file and read back.
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise RecipeError(f"{where}: key {key!r} is no text", hint=f"write '{key}' in quotes")
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, where) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise RecipeError(
+        f"{where}: a recipe holds plain values, not {type(value).__name__}",
+        hint="give objects to `toolkit.run(recipe, data=..., model=..., processor=...)`",
+    )
+
+
+def _fault(where: str, problem: Any) -> RecipeError:
+    # Branches of a union carry the type's name in the place; the settings' own keys are what the user knows.
+    place = ".".join([where, *(str(part) for part in problem["loc"][:1])])
+    return RecipeError(f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {show(problem['input'])}")

@@ -1,0 +1,75 @@
+"""What passes between the core and the plugins."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Row = dict[str, Any]
+"""One example, column by column. `row_id` (int) is its place in the split it comes from."""
+
+Batch = dict[str, Any]
+"""Collated rows. Two keys are the core's: `num_targets`, how many targets the loss is summed over, and `row_id`
+(B,), int64. A third is optional: `work`, amounts processed (`{"audio seconds": 31.5}`), shown as a rate."""
+
+Splits = Mapping[str, Sequence[Row]]
+"""Raw rows by split: `train`, and where there are any `validation` and `test`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column a plugin reads: its name in the plugin, and the names users usually give it."""
+
+    name: str
+    usual: tuple[str, ...] = ()
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss before it is averaged, so that batches of any size add up exactly.
+
+    Attributes:
+        total: sum over the targets, in nats; a scalar with a gradient.
+        count: how many targets were summed; equals the batch's `num_targets`.
+        report: further numbers to log, by name.
+        outputs: what the model returned, for metrics that read it.
+    """
+
+    total: Tensor
+    count: Tensor | int
+    report: Mapping[str, float] = field(default_factory=dict)
+    outputs: Any = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One evaluated batch: its loss, and what the metrics need, from one forward."""
+
+    loss: Loss
+    batch: Batch
+    predictions: Sequence[Any] = ()
+    references: Sequence[Any] = ()
+
+
+class Metric(ABC):
+    """Counts kept over a stream of batches and divided once, so nothing grows with the data."""
+
+    higher_is_better: bool
+
+    @abstractmethod
+    def update(self, scored: Scored) -> None:
+        """Add one batch."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Add what another process counted."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The values by name, fractions as in the literature."""
