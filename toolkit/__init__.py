@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import LoraConfig as LoraConfig
+    from transformers import TrainingArguments as TrainingArguments
 
     from toolkit.adapters import adapt as adapt
-    from transformers import TrainingArguments as TrainingArguments
     from toolkit.errors import CheckpointError as CheckpointError
     from toolkit.errors import DataError as DataError
     from toolkit.errors import ModelError as ModelError
@@ -57,7 +57,7 @@ _HOME = {
     "Scored": "toolkit.types",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

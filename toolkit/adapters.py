@@ -30,7 +30,17 @@ Modules = dict[str, nn.Module]
 ALL_LINEAR = "all-linear"
 _KINDS = ("lora",)
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-_PLAIN_STARTS = ("true", "false", "gaussian", "olora", "orthogonal", "pissa", "pissa_niter_N", "mica", "loftq")
+_PLAIN_STARTS = (
+    "true",
+    "false",
+    "gaussian",
+    "olora",
+    "orthogonal",
+    "pissa",
+    "pissa_niter_N",
+    "mica",
+    "loftq",
+)
 _LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
 
 
@@ -40,6 +50,21 @@ class Match:
 
     entry: str
     names: tuple[str, ...]
+
+
+class LoraConfig(peft.LoraConfig):
+    """PEFT's, with globs in `target_modules` also where PEFT alone reads it, as in `model.add_adapter(config)`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        entries = self.target_modules
+        if (
+            self.layers_to_transform is None
+            and isinstance(entries, set)
+            and any("*" in entry for entry in entries)
+        ):
+            self.globs = sorted(entries)
+            self.target_modules = "|".join(_glob(entry).pattern for entry in self.globs)
 
 
 # ---- adapting ------------------------------------------------------------------------------------------
@@ -64,6 +89,7 @@ def adapt(model: nn.Module, adapter: Mapping[str, Any] | peft.PeftConfig) -> Any
             hint="leave `adapter` out to train that one further, or merge it into the weights first",
         )
     config = expand(model, adapter if isinstance(adapter, peft.PeftConfig) else configure(adapter))
+    _check_task(model, config)
     try:
         adapted: Any = peft.get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
@@ -72,6 +98,15 @@ def adapt(model: nn.Module, adapter: Mapping[str, Any] | peft.PeftConfig) -> Any
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
     return adapted
+
+
+def _check_task(model: nn.Module, config: peft.PeftConfig) -> None:
+    reads = getattr(model, "main_input_name", "input_ids")
+    if config.task_type and reads != "input_ids":
+        raise RecipeError(
+            f"adapter.task_type: with {config.task_type} PEFT passes input_ids to {type(model).__name__}, which reads {reads}",
+            hint="leave task_type out",
+        )
 
 
 def configure(adapter: Mapping[str, Any]) -> peft.LoraConfig:
@@ -87,7 +122,8 @@ def configure(adapter: Mapping[str, Any]) -> peft.LoraConfig:
     if kind not in _KINDS:
         raise RecipeError(
             f"adapter.kind: no adapter named {show(kind)} (there is: {', '.join(_KINDS)})",
-            hint=did_you_mean(str(kind), _KINDS) or "for another of PEFT's, give its config to `toolkit.adapt`",
+            hint=did_you_mean(str(kind), _KINDS)
+            or "for another of PEFT's, give its config to `toolkit.adapt`",
         )
     if faults := _field_faults(values):
         raise RecipeError.gather(faults)
@@ -126,7 +162,9 @@ def _field_faults(values: Mapping[str, Any]) -> list[RecipeError]:
         elif key in names:
             faults += _type_faults(key, value, kinds[key]) or _range_faults(key, value)
     if "layers_pattern" in values and "layers_to_transform" not in values:
-        faults.append(RecipeError("adapter.layers_pattern: there is no layers_to_transform for it to say where"))
+        faults.append(
+            RecipeError("adapter.layers_pattern: there is no layers_to_transform for it to say where")
+        )
     return faults
 
 
@@ -141,8 +179,18 @@ def _type_faults(key: str, value: Any, kind: Any) -> list[RecipeError]:
 
 def _range_faults(key: str, value: Any) -> list[RecipeError]:
     if key == "lora_dropout":
-        return [] if 0 <= value < 1 else [RecipeError(f"adapter.{key}: must be at least 0 and below 1, found {value}")]
-    given = value if key in ("rank_pattern", "alpha_pattern") else {"": value} if key in ("r", "lora_alpha") else {}
+        return (
+            []
+            if 0 <= value < 1
+            else [RecipeError(f"adapter.{key}: must be at least 0 and below 1, found {value}")]
+        )
+    given = (
+        value
+        if key in ("rank_pattern", "alpha_pattern")
+        else {"": value}
+        if key in ("r", "lora_alpha")
+        else {}
+    )
     return [
         RecipeError(f"adapter.{key}: must be a whole number of at least 1, found {show(number)}")
         for number in given.values()
@@ -155,10 +203,16 @@ def _start_faults(value: Any) -> list[RecipeError]:
     where = "adapter.init_lora_weights"
     if value in ("eva", "corda", "lora_ga"):
         return [
-            RecipeError(f"{where}: '{value}' needs a pass over the data first", hint=f"use {', '.join(_PLAIN_STARTS)}")
+            RecipeError(
+                f"{where}: '{value}' needs a pass over the data first", hint=f"use {', '.join(_PLAIN_STARTS)}"
+            )
         ]
     if value == "loftq" and not torch.accelerator.is_available():
-        return [RecipeError(f"{where}: PEFT computes 'loftq' on a GPU, and there is none", hint="use 'pissa' or true")]
+        return [
+            RecipeError(
+                f"{where}: PEFT computes 'loftq' on a GPU, and there is none", hint="use 'pissa' or true"
+            )
+        ]
     if isinstance(value, bool) or value in _PLAIN_STARTS or re.fullmatch(r"pissa_niter_\d+", str(value)):
         return []
     return [
@@ -199,7 +253,9 @@ def expand(model: nn.Module, config: Any) -> Any:
         return config
     modules = _modules(model, getattr(config, "layer_replication", None))
     chosen, faults = _chosen("target_modules", given, model, modules)
-    excluded, more = _chosen("exclude_modules", getattr(config, "exclude_modules", None) or [], model, modules)
+    excluded, more = _chosen(
+        "exclude_modules", getattr(config, "exclude_modules", None) or [], model, modules
+    )
     saved = getattr(config, "modules_to_save", None) or []
     faults += [*more, *_unsaved(saved, model, modules)]
     names = [name for name in chosen if name not in excluded and not _within(name, saved)]
@@ -210,16 +266,17 @@ def expand(model: nn.Module, config: Any) -> Any:
     if not names:
         raise RecipeError("adapter: exclude_modules and modules_to_save leave no module to adapt")
     result = copy.copy(config)
-    for key in _SELECTION[1:]:
-        if hasattr(result, key):
-            setattr(result, key, None)
+    for key in {"globs", *_SELECTION} & set(vars(result)):
+        setattr(result, key, None)
     result.target_modules = _exactly(names, modules)
+    if parts := getattr(config, "feedforward_modules", None):  # IA3 wants them to be a subset, also as text
+        result.feedforward_modules = list(_chosen("feedforward_modules", parts, model, modules)[0])
     return result
 
 
 def _targets(model: nn.Module, config: Any) -> Any:
     """What the config names, or what PEFT usually adapts in such a model; nothing where a config has no modules."""
-    given = getattr(config, "target_modules", None)
+    given = getattr(config, "globs", None) or getattr(config, "target_modules", None)
     if given or getattr(config, "target_parameters", None) or not isinstance(config, peft.LoraConfig):
         return given
     usual = USUAL_TARGETS.get(getattr(getattr(model, "config", None), "model_type", ""))
@@ -241,9 +298,9 @@ def _modules(model: nn.Module, replication: Sequence[Sequence[int]] | None = Non
     sources = [layer for start, end in replication for layer in range(start, end)]
     replicated: Modules = {}
     for name, module in modules.items():
-        layer = _layer(name, r"[^.]*")
-        places = [name] if layer is None else [re.sub(r"\d+", str(i), name, count=1) for i, s in enumerate(sources) if s == layer]
-        replicated |= dict.fromkeys(places, module)
+        start, layer, end = re.fullmatch(r"(?:(.*?\.)(\d+)(?=\.|$))?(.*)", name).groups()  # type: ignore[union-attr]
+        copies = [place for place, source in enumerate(sources) if str(source) == layer]
+        replicated |= {f"{start}{place}{end}": module for place in copies} if layer else {name: module}
     return replicated
 
 
@@ -267,7 +324,9 @@ def _matches(key: str, entries: Any, model: nn.Module, modules: Modules) -> list
     try:
         return [Match(entries, tuple(filter(re.compile(entries).fullmatch, known)))]
     except re.error as error:
-        raise RecipeError(f"adapter.{key}: '{entries}' is no regular expression: {error}", hint=_AS_A_LIST) from None
+        raise RecipeError(
+            f"adapter.{key}: '{entries}' is no regular expression: {error}", hint=_AS_A_LIST
+        ) from None
 
 
 def _glob(entry: str) -> re.Pattern[str]:
@@ -281,11 +340,17 @@ def _linear(model: nn.Module) -> set[nn.Module]:
     return {model.get_submodule(name) for name in chosen.target_modules or ()}
 
 
-def _chosen(key: str, entries: Any, model: nn.Module, modules: Modules) -> tuple[dict[str, None], list[RecipeError]]:
+def _chosen(
+    key: str, entries: Any, model: nn.Module, modules: Modules
+) -> tuple[dict[str, None], list[RecipeError]]:
     """The names that the entries stand for, in the model's order, and a fault for each that stands for none."""
     matches = _matches(key, entries, model, modules)
     found = {name for match in matches for name in match.names}
-    faults = [_nothing(key, match.entry, isinstance(entries, str), model, modules) for match in matches if not match.names]
+    faults = [
+        _nothing(key, match.entry, isinstance(entries, str), model, modules)
+        for match in matches
+        if not match.names
+    ]
     return {name: None for name in modules if name in found}, faults
 
 
@@ -306,9 +371,18 @@ def _in_layers(names: list[str], config: Any) -> tuple[list[str], list[RecipeErr
     layers = {name: _layer(name, pattern) for name in names}
     there = sorted({layer for layer in layers.values() if layer is not None})
     if not there:
-        return [], [RecipeError(f"adapter.layers_pattern: {show(patterns)} is in the name of no chosen module")]
+        lists = dict.fromkeys(re.findall(r"([^.]+)\.\d+\.", " ".join(names)))
+        return [], [
+            RecipeError(
+                f"adapter.layers_pattern: {show(patterns)} numbers no chosen module",
+                hint=f"what is numbered: {', '.join(lists) or 'nothing'}",
+            )
+        ]
     faults = [
-        RecipeError(f"adapter.layers_to_transform: no chosen module is in layer {layer}", hint=f"there are {_span(there)}")
+        RecipeError(
+            f"adapter.layers_to_transform: no chosen module is in layer {layer}",
+            hint=f"there are {_span(there)}",
+        )
         for layer in wanted
         if layer not in there
     ]
@@ -348,13 +422,15 @@ def _nothing(key: str, entry: str, is_text: bool, model: nn.Module, modules: Mod
         kinds = ", ".join(sorted({type(modules[name]).__name__ for name in found}))
         inside = [name for name in known if name.startswith(tuple(f"{name}." for name in found))]
         hint = f"name layers in them: {_some(map(_general, inside))}" if inside else None
-        return RecipeError(f"adapter.{key}: '{entry}' matched only modules that LoRA cannot adapt ({kinds})", hint)
+        return RecipeError(
+            f"adapter.{key}: '{entry}' matched only modules that LoRA cannot adapt ({kinds})", hint
+        )
     message = f"adapter.{key}: '{entry}' matched no module of {type(model).__name__}"
     if is_text and any(_glob(entry).fullmatch(name) for name in known):
         return RecipeError(message, hint=f"{_AS_A_LIST}: [{entry}]")
     if entry.lower() == ALL_LINEAR:
         return RecipeError(message, hint=f"write it without a list: {ALL_LINEAR}")
-    return RecipeError(message, hint=f"nearest names: {_some(_nearest(entry, known))}")
+    return RecipeError(message, hint=_names_hint(entry, known))
 
 
 def _unsaved(saved: Sequence[str], model: nn.Module, modules: Modules) -> list[RecipeError]:
@@ -362,7 +438,7 @@ def _unsaved(saved: Sequence[str], model: nn.Module, modules: Modules) -> list[R
     return [
         RecipeError(
             f"adapter.modules_to_save: '{entry}' matched no module of {type(model).__name__}",
-            hint=f"nearest names: {_some(_nearest(entry, modules))}",
+            hint=_names_hint(entry, modules),
         )
         for entry in missing
     ]
@@ -371,7 +447,10 @@ def _unsaved(saved: Sequence[str], model: nn.Module, modules: Modules) -> list[R
 def _idle_patterns(config: Any, names: Sequence[str]) -> list[RecipeError]:
     """A fault for each rank or alpha that is set for modules which are not adapted."""
     return [
-        RecipeError(f"adapter.{key}: '{pattern}' matched no adapted module", hint=f"adapted: {_some(map(_general, names))}")
+        RecipeError(
+            f"adapter.{key}: '{pattern}' matched no adapted module",
+            hint=f"adapted: {_some(map(_general, names))}",
+        )
         for key in ("rank_pattern", "alpha_pattern")
         for pattern in getattr(config, key, None) or {}
         if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
@@ -387,18 +466,32 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(first[:most]) + (", …" if len(first) > most else "")
 
 
+def _names_hint(entry: str, names: Iterable[str]) -> str:
+    near = _nearest(entry, names)
+    if near:
+        return f"nearest names: {_some(near)}"
+    parts = (name.rpartition(".")[2] for name in names)
+    return f"there are: {_some((part for part in parts if not part.isdigit()), most=12)}"
+
+
 def _nearest(entry: str, names: Iterable[str]) -> list[str]:
-    """The names, numbers generalised, likest to `entry`: in the last part, then in whole parts, then in spelling."""
+    """The names, numbers generalised, likest to `entry` in the last part and then in whole parts; none if none is."""
     wanted = _general(entry).split(".")
 
     def likeness(name: str) -> tuple[float, int, float]:
         parts = name.split(".")
         blocks = difflib.SequenceMatcher(None, wanted[:-1], parts[:-1]).get_matching_blocks()
-        return _ratio(wanted[-1], parts[-1]), sum(block.size for block in blocks), _ratio(".".join(wanted), name)
+        return (
+            _ratio(wanted[-1], parts[-1]),
+            sum(block.size for block in blocks),
+            _ratio(".".join(wanted), name),
+        )
 
     tails = {name: max(_tails(name), key=likeness) for name in dict.fromkeys(map(_general, names))}
     ranked = sorted(dict.fromkeys(tails.values()), key=likeness, reverse=True)
-    return [name for name in ranked if likeness(name)[:2] == likeness(ranked[0])[:2]]
+    return [
+        name for name in ranked if likeness(name)[0] > 0.5 and likeness(name)[:2] == likeness(ranked[0])[:2]
+    ]
 
 
 def _tails(name: str) -> list[str]:

@@ -46,7 +46,9 @@ Measured on {rows["test"] or rows["validation"]} rows that were not trained on.
 
 def _metric_rows(summary: Mapping[str, Any]) -> str:
     before, after = summary["before"], summary["after"]
-    return "\n".join(f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items())
+    return "\n".join(
+        f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()
+    )
 
 
 def _number(value: float | None) -> str:

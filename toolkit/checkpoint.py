@@ -19,7 +19,10 @@ RUNNING_LOSS = "running_loss.json"
 def complete(folder: Path) -> None:
     """Write the manifest: size and SHA-256 of every file of the checkpoint."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    entries = {str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    entries = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in files
+    }
     write_json(folder / MANIFEST, {"files": entries})
 
 
@@ -47,7 +50,9 @@ def ordered(parent: Path) -> list[Path]:
     """The folders named checkpoint-N in `parent`, by N, complete or not."""
     if not parent.is_dir():
         return []
-    found = [path for path in parent.iterdir() if path.is_dir() and path.name.removeprefix(PREFIX).isdecimal()]
+    found = [
+        path for path in parent.iterdir() if path.is_dir() and path.name.removeprefix(PREFIX).isdecimal()
+    ]
     return sorted((path for path in found if path.name.startswith(PREFIX)), key=step_of)
 
 

@@ -62,7 +62,10 @@ class Installed:
 
 def installed(kind: Kind) -> list[Installed]:
     """Every plugin or task on the path, sorted by name."""
-    found = {(entry.name, entry.value, entry.dist and entry.dist.name): entry for entry in entry_points(group=f"toolkit.{kind}s")}
+    found = {
+        (entry.name, entry.value, entry.dist and entry.dist.name): entry
+        for entry in entry_points(group=f"toolkit.{kind}s")
+    }
     return [Installed(kind, found[key]) for key in sorted(found, key=str)]
 
 
@@ -76,7 +79,9 @@ def find(kind: Kind, name: str) -> Installed:
     matches = [one for one in everything if one.name == name]
     if len(matches) > 1:
         owners = " and ".join(f"{one.distribution} {one.version}" for one in matches)
-        raise PluginError(f"two packages offer a {kind} named '{name}': {owners}", hint="uninstall one of them")
+        raise PluginError(
+            f"two packages offer a {kind} named '{name}': {owners}", hint="uninstall one of them"
+        )
     if not matches:
         names = [one.name for one in everything]
         raise PluginError(

@@ -30,7 +30,9 @@ class ToolkitError(Exception):
         return (self, *self.more)
 
     def __str__(self) -> str:
-        return "\n".join(fault.message + (f" (hint: {fault.hint})" if fault.hint else "") for fault in self.all)
+        return "\n".join(
+            fault.message + (f" (hint: {fault.hint})" if fault.hint else "") for fault in self.all
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.hint, self.more)

@@ -19,11 +19,11 @@ from toolkit.data.rows import PreparedRows, Quarantine
 from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
 from toolkit.environment import environment
+from toolkit.errors import Interrupted
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import Scores
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, say, shown
-from toolkit.errors import Interrupted
 from toolkit.signals import Signals
 from toolkit.trainer import Trainer
 
@@ -145,7 +145,7 @@ class Execution:
         return metrics
 
     def _after(self) -> dict[str, float]:
-        """The final model's metrics, measured unless the last evaluation of training was of the same rows and weights."""
+        """The final model's metrics; what training has measured of these rows and weights is not measured again."""
         if self.measured_split is None:
             return {}
         best = self.trainer.state.best_global_step if self.arguments.load_best_model_at_end else None
@@ -195,7 +195,9 @@ class _MetricsFile(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        prefix = next((prefix for prefix in ("eval_", "test_") if any(key.startswith(prefix) for key in logs)), "")
+        prefix = next(
+            (prefix for prefix in ("eval_", "test_") if any(key.startswith(prefix) for key in logs)), ""
+        )
         values = {name.removeprefix(prefix): value for name, value in logs.items()}
         self.files.add_metrics(state.global_step, _PREFIXES.get(prefix, "train"), without_timing(values))
 
@@ -256,5 +258,3 @@ def open_trained(plugins: Plugins, folder: Path) -> tuple[Any, Any]:
     saved = {"name": str(folder), "revision": None, "quantization": None, "from_config": None}
     model, processor = plugins.with_recipe(plugins.recipe.override(model=saved)).model()()
     return model.eval(), processor
-
-

@@ -39,7 +39,8 @@ class RunFolder:
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise CheckpointError(
-                f"{self.path} is there already and is no empty folder", hint="name another folder with --output-dir"
+                f"{self.path} is there already and is no empty folder",
+                hint="name another folder with --output-dir",
             )
 
     @classmethod
@@ -51,9 +52,14 @@ class RunFolder:
         """
         folder = cls(path)
         if not path.is_dir():
-            raise CheckpointError(f"{path} does not exist", hint="name the folder of a run, such as runs/NAME")
+            raise CheckpointError(
+                f"{path} does not exist", hint="name the folder of a run, such as runs/NAME"
+            )
         if not folder.recipe.is_file():
-            raise CheckpointError(f"{path} is no run: it holds no recipe.yaml", hint="name the folder that `toolkit run` printed")
+            raise CheckpointError(
+                f"{path} is no run: it holds no recipe.yaml",
+                hint="name the folder that `toolkit run` printed",
+            )
         return folder
 
     def read_recipe(self) -> Recipe:

@@ -251,5 +251,3 @@ def toolkit_run_failed(run: Run, error: BaseException) -> None:
         def toolkit_run_failed(run, error):
             print(run.folder, type(error).__name__)
     """
-
-

@@ -57,7 +57,7 @@ class Scores:
             for name, value in metric.compute().items():
                 if name in values:
                     raise PluginError(
-                        f"two metrics are named '{name}', one of them {type(metric).__module__}.{type(metric).__name__}",
+                        f"two metrics are named '{name}', the later of them a {type(metric).__qualname__}",
                         hint="rename one, or leave out the plugin that adds it",
                     )
                 values[name] = value

@@ -180,8 +180,13 @@ def _contract_faults(module: Any) -> list[str]:
             faults.append(f"hook '{name}' lacks @hookimpl")
         else:
             offered = inspect.signature(getattr(hookspecs, name)).parameters
-            wrong = [one for one in inspect.signature(function).parameters if one not in offered and one != "self"]
-            faults += [f"hook '{name}' has no argument '{one}' (it has: {', '.join(offered) or 'none'})" for one in wrong]
+            wrong = [
+                one for one in inspect.signature(function).parameters if one not in offered and one != "self"
+            ]
+            faults += [
+                f"hook '{name}' has no argument '{one}' (it has: {', '.join(offered) or 'none'})"
+                for one in wrong
+            ]
     return faults
 
 

@@ -42,12 +42,17 @@ class Progress(TrainerCallback):
         if self.on_terminal:
             self._bar = _bar()
             self._bar.start()
-            self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, note="")
+            self._task = self._bar.add_task(
+                "training", total=state.max_steps, completed=state.global_step, note=""
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step, note=self._note())
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
+        elif (
+            time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
+            or state.global_step == state.max_steps
+        ):
             self._last_line = time.monotonic()
             say(f"step {state.global_step}/{state.max_steps}  {self._note()}  {self._left(state)} left")
 
@@ -92,7 +97,9 @@ class Progress(TrainerCallback):
 
 def shown(metrics: Mapping[str, float], prefix: str = "") -> str:
     """Metrics on one line, less what says how long the measuring took."""
-    kept = {name.removeprefix(prefix): value for name, value in metrics.items() if isinstance(value, int | float)}
+    kept = {
+        name.removeprefix(prefix): value for name, value in metrics.items() if isinstance(value, int | float)
+    }
     timing = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
     return "  ".join(f"{name} {value:.4f}" for name, value in kept.items() if name not in timing)
 

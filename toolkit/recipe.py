@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit import discovery
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, ToolkitError
 from toolkit.structure import build, plain, show, unknown_key
 from toolkit.yaml12 import read_yaml, write_yaml
 
@@ -96,13 +96,15 @@ class Recipe:
         Raises:
             RecipeError: every fault of the structure, together.
         """
-        given = {key: plain(value, key) for key, value in {"name": name, **values}.items() if value is not None}
+        given = {
+            key: plain(value, key) for key, value in {"name": name, **values}.items() if value is not None
+        }
         faults: list[RecipeError] = []
         for key, kind in _SPECS.items():
             value = given.get(key, {})
             if key in _SHORTHAND and isinstance(value, str):
                 value = {_SHORTHAND[key]: value}
-            spec, found = build(kind, _without_none(value), key)  # type: ignore[arg-type]
+            spec, found = build(kind, _without_none(value), key)
             object.__setattr__(self, key, spec)
             faults += found
         faults += self._set_plain_parts(given)
@@ -131,8 +133,8 @@ class Recipe:
         object.__setattr__(self, "name", given["name"])
         object.__setattr__(self, "plugins", tuple(plugins))
         object.__setattr__(self, "sections", {key: _drop_none(value) for key, value in sections.items()})
-        for key, default in {"adapter": None, "train": {}, "sample": None}.items():
-            object.__setattr__(self, key, _drop_none(given.get(key, default)))
+        for key in ("adapter", "train", "sample"):
+            object.__setattr__(self, key, _drop_none(given.get(key, {} if key == "train" else None)))
         return faults
 
     # ---- files -----------------------------------------------------------------------------------------
@@ -152,7 +154,9 @@ class Recipe:
         loaded = task.load()
         recipe = loaded if isinstance(loaded, cls) else getattr(loaded, "recipe", None)
         if not isinstance(recipe, cls):
-            raise RecipeError(f"{task.describe()}: {task.entry.value} holds no `recipe`", hint="name a toolkit.Recipe")
+            raise RecipeError(
+                f"{task.describe()}: {task.entry.value} holds no `recipe`", hint="name a toolkit.Recipe"
+            )
         return recipe
 
     @classmethod
@@ -163,9 +167,13 @@ class Recipe:
             values = read_yaml(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
-            raise RecipeError(f"{path}: cannot be read: {reason}", hint="give a recipe file, or a task's name") from None
+            raise RecipeError(
+                f"{path}: cannot be read: {reason}", hint="give a recipe file, or a task's name"
+            ) from None
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise RecipeError(f"{path}: holds {show(values)}, not a recipe", hint="write YAML: `extends: whisper-asr`")
+            raise RecipeError(
+                f"{path}: holds {show(values)}, not a recipe", hint="write YAML: `extends: whisper-asr`"
+            )
         base = values.pop("extends", None)
         if base is None:
             return cls(**{"name": path.stem, **values})
@@ -213,7 +221,8 @@ class Recipe:
         overlay = values.pop("sample", None)
         if overlay is None and SAMPLE in (self.model.name, self.data.source):
             raise RecipeError(
-                f"recipe '{self.name}' ships no sample", hint="name a model and data: --model NAME --data FOLDER"
+                f"recipe '{self.name}' ships no sample",
+                hint="name a model and data: --model NAME --data FOLDER",
             )
         if overlay is not None:
             places = {key: overlay.pop(key, None) for key in _SHORTHAND}
@@ -234,10 +243,15 @@ class Recipe:
         Raises:
             RecipeError: unknown keys and values of the wrong type, all together.
         """
-        from toolkit.adapters import adapter_faults
+        from toolkit.adapters import configure
         from toolkit.arguments import argument_faults
 
-        faults = argument_faults(self.train) + (adapter_faults(self.adapter) if self.adapter is not None else [])
+        faults: list[ToolkitError] = [*argument_faults(self.train)]
+        try:
+            if self.adapter is not None:
+                configure(self.adapter)
+        except RecipeError as error:
+            faults += error.all
         if faults:
             raise RecipeError.gather(faults)
 
@@ -290,7 +304,11 @@ def _without(overlay: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 
 def _without_none(values: Any) -> Any:
-    return {key: value for key, value in values.items() if value is not None} if isinstance(values, Mapping) else values
+    return (
+        {key: value for key, value in values.items() if value is not None}
+        if isinstance(values, Mapping)
+        else values
+    )
 
 
 def _drop_none(values: Any) -> Any:
@@ -298,5 +316,3 @@ def _drop_none(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     return {key: _drop_none(value) for key, value in values.items() if value is not None}
-
-

@@ -66,7 +66,10 @@ class Run:
 
         plugins, own = self._plugins, data is None
         if isinstance(data, str | Path):
-            plugins, data = plugins.with_recipe(self.recipe.override(data={"source": str(data)}).resolved()), None
+            plugins, data = (
+                plugins.with_recipe(self.recipe.override(data={"source": str(data)}).resolved()),
+                None,
+            )
         elif own and self.recipe.data.source == GIVEN_IN_CODE:
             raise DataError("the run's data was given in code", hint="give it again: evaluate(data)")
         splits = open_data(plugins, data, hold_out=own)
@@ -74,7 +77,9 @@ class Run:
             execution = Execution(plugins, self._files, splits, *self._loaded, signals, training=False)
             split = execution.measured_split
             if split is None:
-                raise DataError("there are no rows to measure on: no test and no validation split", hint="give --data")
+                raise DataError(
+                    "there are no rows to measure on: no test and no validation split", hint="give --data"
+                )
             metrics = execution.evaluate(split)
         return {"split": split, "rows": execution.used(split), "metrics": metrics}
 
@@ -132,12 +137,15 @@ def load_run(folder: str | Path) -> Run:
     if not files.model.is_dir():
         status = files.read_summary().get("status", "unfinished")
         raise CheckpointError(
-            f"{folder} holds no trained model yet: the run is {status}", hint=f"go on with it: toolkit resume {folder}"
+            f"{folder} holds no trained model yet: the run is {status}",
+            hint=f"go on with it: toolkit resume {folder}",
         )
     return Run(files, Plugins(files.read_recipe()))
 
 
-def _carry_out(plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool) -> Run:
+def _carry_out(
+    plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
+) -> Run:
     from toolkit.execution import Execution, open_data, open_model
     from toolkit.signals import Signals
 

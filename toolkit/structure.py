@@ -36,7 +36,8 @@ def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[Recipe
 
 def unknown_key(where: str, key: str, names: list[str]) -> RecipeError:
     return RecipeError(
-        f"{where}: unknown key '{key}'", hint=did_you_mean(key, names) or f"known keys: {', '.join(sorted(names))}"
+        f"{where}: unknown key '{key}'",
+        hint=did_you_mean(key, names) or f"known keys: {', '.join(sorted(names))}",
     )
 
 
@@ -72,4 +73,6 @@ def plain(value: Any, where: str) -> Any:
 def _fault(where: str, problem: Any) -> RecipeError:
     # Branches of a union carry the type's name in the place; the settings' own keys are what the user knows.
     place = ".".join([where, *(str(part) for part in problem["loc"][:1])])
-    return RecipeError(f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {show(problem['input'])}")
+    return RecipeError(
+        f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {show(problem['input'])}"
+    )

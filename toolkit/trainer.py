@@ -1,15 +1,15 @@
 """The loop: transformers' Trainer, with loss, collator and metrics from the plugins.
 
-    for each epoch:                                   order of rows: (seed, epoch)
-        for each optimizer step:
-            batches = next micro-batches              toolkit_prepare, toolkit_augment, toolkit_collator, in workers
-            targets = sum of num_targets              over micro-batches and ranks, before any forward
-            for each micro-batch:
-                loss = toolkit_loss(model, batch)     a sum, in nats
-                backward(loss.total x ranks / targets)
-            optimizer step
-        evaluate, save as train.eval_strategy and train.save_strategy say
-            for each batch: toolkit_evaluate_batch -> toolkit_metrics
+for each epoch:                                   order of rows: (seed, epoch)
+    for each optimizer step:
+        batches = next micro-batches              toolkit_prepare, toolkit_augment, toolkit_collator, in workers
+        targets = sum of num_targets              over micro-batches and ranks, before any forward
+        for each micro-batch:
+            loss = toolkit_loss(model, batch)     a sum, in nats
+            backward(loss.total x ranks / targets)
+        optimizer step
+    evaluate, save as train.eval_strategy and train.save_strategy say
+        for each batch: toolkit_evaluate_batch -> toolkit_metrics
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Trainer(transformers.Trainer):
         self._plugins, self._quarantine = plugins, quarantine
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
+        self._loss_before_resume = 0.0
         self._stream_metrics = plugins is not None and kwargs.get("compute_metrics") is None
         if plugins is not None:
             processor = kwargs.get("processing_class")
@@ -88,7 +89,8 @@ class Trainer(transformers.Trainer):
         strategy = self.args.train_sampling_strategy
         if strategy not in ("random", "sequential"):
             raise RecipeError(
-                f"train.train_sampling_strategy: '{strategy}' is not available here", hint="use random or sequential"
+                f"train.train_sampling_strategy: '{strategy}' is not available here",
+                hint="use random or sequential",
             )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._train_order = EpochSampler(len(dataset), seed, shuffle=strategy == "random")
@@ -141,19 +143,23 @@ class Trainer(transformers.Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self._loss(model, inputs)
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
-        ranks, targets = (1, loss.count) if num_items_in_batch is None else (self.args.world_size, num_items_in_batch)
-        mean = loss.total * ranks / max(int(targets), 1)
+        if num_items_in_batch is None:
+            mean = loss.total / max(int(loss.count), 1)
+        else:
+            mean = loss.total * self.args.world_size / num_items_in_batch.clamp(min=1)
         return (mean, loss.outputs) if return_outputs else mean
 
     def mean_train_loss(self) -> float | None:
         """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
         if not self.state.global_step:
             return None
-        return (self._loss_before_resume + self._total_loss_scalar) / self.state.global_step
+        return float(self._loss_before_resume + self._total_loss_scalar) / int(self.state.global_step)
 
     # ---- evaluation ----------------------------------------------------------------------------------------
 
-    def evaluation_loop(self, dataloader: DataLoader[Any], description: str, *args: Any, **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], description: str, *args: Any, **kwargs: Any
+    ) -> Any:
         """As upstream, except that with plugins the metrics stream and `loss` is nats per target."""
         if not self._stream_metrics:
             return super().evaluation_loop(dataloader, description, *args, **kwargs)
@@ -172,7 +178,7 @@ class Trainer(transformers.Trainer):
                 inputs = self._prepare_inputs(batch)
                 with torch.no_grad(), self.accelerator.autocast():
                     scores.update(self._evaluate_batch(self.model, inputs))
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.args.world_size > 1:
             first, *others = gather_object([scores])
             for other in others:
@@ -196,7 +202,9 @@ class Trainer(transformers.Trainer):
             with self._use_cache_as_loaded(model.config):
                 model.save_pretrained(folder, state_dict=state_dict)
         else:
-            save_file(state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+            save_file(
+                state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"}
+            )
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
@@ -226,8 +234,6 @@ class Trainer(transformers.Trainer):
             checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
             checkpoint.complete(folder)
             checkpoint.rotate(parent, limit, self.state.best_model_checkpoint)
-
-    _loss_before_resume = 0.0
 
     def _running_loss(self) -> dict[str, float]:
         """What upstream keeps in memory only: the loss since the last log line, and the sum before it."""

@@ -23,20 +23,22 @@ _CORE_SCHEMA = {
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the base
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the base
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -44,7 +46,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -67,9 +69,13 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecipeError(f"{where}{place}: {error.problem}", hint="write YAML: `key: value`, two spaces a level") from None
+        raise RecipeError(
+            f"{where}{place}: {error.problem}", hint="write YAML: `key: value`, two spaces a level"
+        ) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RecipeError(f"{where}: not YAML: {error}", hint="write YAML: `key: value`, two spaces a level") from None
+        raise RecipeError(
+            f"{where}: not YAML: {error}", hint="write YAML: `key: value`, two spaces a level"
+        ) from None
 
 
 def write_yaml(data: Any) -> str:

@@ -19,10 +19,12 @@ from torch import Tensor
 from toolkit import DataError
 
 BLOCK_SAMPLES = 1 << 18
+ENDLESS = 1 << 62
+"""About as many samples as libsndfile finds in a stream written without its length, and cannot read."""
 RATES_HZ = range(1_000, 768_001)
 """What a header may claim. More would make a resampling kernel of many gigabytes."""
 MAX_DENOMINATOR = 1_000
-"""Of the ratio of two rates, which bounds the kernel: exact for all usual rates, off by at most 0.05 % for any other."""
+"""Of the ratio of two rates, to bound the kernel: exact for usual rates, 0.05 % off at worst for any."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Recording:
     Attributes:
         name: what errors call it.
         rate: in Hz.
-        seconds: how long it says it is; a header may be wrong.
+        samples: how many it says it has, a channel; there are never more.
         blocks: (samples,) float32, its channels averaged, in order.
     """
 
     name: str
     rate: int
-    seconds: float
+    samples: int
     blocks: Iterator[Tensor]
 
 
@@ -65,7 +67,9 @@ def opened(source: Any) -> Iterator[Recording]:
         return
     with _sound_file(name, source) as file:
         _check_rate(name, file.samplerate)
-        yield Recording(name, file.samplerate, file.frames / file.samplerate, _blocks(name, file))
+        if file.frames >= ENDLESS:
+            raise DataError(f"{name} does not say how long it is", hint="write it to a file, not as a stream")
+        yield Recording(name, file.samplerate, file.frames, _blocks(name, file))
 
 
 def load(source: Any, rate: int, max_seconds: float) -> Tensor:
@@ -74,19 +78,20 @@ def load(source: Any, rate: int, max_seconds: float) -> Tensor:
     Args:
         source: see `opened`.
         rate: to resample to, in Hz.
-        max_seconds: the longest clip allowed; reading stops there, whatever the header says.
+        max_seconds: the longest clip allowed; a longer one is not read at all.
     Returns:
         (samples,) float32, in [-1, 1] unless the file itself goes beyond.
     Raises:
         DataError: cannot be read, holds no samples, or is too long.
     """
     with opened(source) as recording:
-        blocks, most = [], int(max_seconds * recording.rate)
-        for block in recording.blocks:
-            blocks.append(block)
-            if sum(len(one) for one in blocks) > most:
-                raise _too_long(recording, max_seconds)
-    return resampled(torch.cat(blocks), recording.rate, rate)
+        if recording.samples > max_seconds * recording.rate:
+            lasts = round(recording.samples / recording.rate, 3)
+            raise DataError(
+                f"{recording.name} lasts {lasts:g} s, longer than the model's {max_seconds:g} s",
+                hint="cut long recordings into pieces, each with its text",
+            )
+        return resampled(torch.cat(list(recording.blocks)), recording.rate, rate)
 
 
 def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
@@ -97,16 +102,6 @@ def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
     return torch.nn.functional.pad(result, (0, samples - len(result)))
 
 
-def _too_long(recording: Recording, max_seconds: float) -> DataError:
-    # A stream written without its length is read as endless.
-    known = max_seconds < recording.seconds < 1e9
-    lasts = f"lasts {recording.seconds:.1f} s, " if known else "is "
-    return DataError(
-        f"{recording.name} {lasts}longer than the model's {max_seconds:g} s",
-        hint="cut long recordings into pieces, each with its text",
-    )
-
-
 # ---- files ------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +109,7 @@ def _sound_file(name: str, source: Any) -> Any:
     try:
         return soundfile.SoundFile(_readable(name, source))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise DataError(f"{name} is not audio that can be read ({_reason(error)})") from None
+        raise DataError(f"{name} is not audio that can be read{_reason(error)}") from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from None
 
@@ -148,14 +143,15 @@ def _blocks(name: str, file: Any) -> Iterator[Tensor]:
             samples += len(block)
             yield _checked(name, block.mean(axis=1))
     except soundfile.LibsndfileError as error:
-        raise DataError(f"{name} breaks off: {_reason(error)}") from None
+        raise DataError(f"{name} breaks off{_reason(error)}") from None
     if not samples:
         raise DataError(f"{name} holds no samples")
 
 
 def _reason(error: Exception) -> str:
-    text = getattr(error, "error_string", "raw samples without a header")
-    return text.rstrip(".").lower() if text else type(error).__name__
+    """What libsndfile says, where it says anything."""
+    said = getattr(error, "error_string", "").rstrip(".").lower()
+    return f" ({said})" if said else ""
 
 
 def _checked(name: str, samples: Any) -> Tensor:
@@ -184,7 +180,7 @@ def _in_memory(name: str, source: Mapping[str, Any]) -> Recording:
         samples = samples.mean(axis=0)
     if samples.ndim != 1 or not samples.size:
         raise DataError(f"{name} holds no samples: its array has the shape {np.shape(source['array'])}")
-    return Recording(name, rate, len(samples) / rate, iter([_checked(name, samples)]))
+    return Recording(name, rate, len(samples), iter([_checked(name, samples)]))
 
 
 def _floats(name: str, array: Any) -> Any:

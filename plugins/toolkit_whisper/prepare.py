@@ -11,7 +11,7 @@ from toolkit_whisper.labels import labels_of
 
 
 class Prepare:
-    """`audio` becomes (samples,) float32 at the model's rate, `labels` (list of int) is added, the rest stays."""
+    """`audio` becomes (samples,) float32 at the model's rate, `labels` (list of int) is added."""
 
     def __init__(self, processor: Any) -> None:
         self.tokenizer, self.features = processor.tokenizer, FeatureSpec.of(processor.feature_extractor)

@@ -1,4 +1,4 @@
-"""Text from sound that the encoder has encoded."""
+"""Text from encoded sound."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def unwrapped(model: Any) -> Any:
 def transcribe(whisper: Any, encoded: Any, tokenizer: Any, max_new_tokens: int | None) -> list[str]:
     """The most likely text, token by token, after the prompt that the labels begin with.
 
-    Whisper's own `generate` takes the prompt from the generation settings, which may be another or of an outdated
-    form. The `generate` beneath it is told the prompt, and gives the same for what fits into the window.
+    Whisper's own `generate` takes the prompt from the generation settings, which may hold another or an
+    outdated one. The `generate` beneath it is told the prompt, and gives the same for what fits the window.
 
     Args:
         whisper: the model, see `unwrapped`.

@@ -11,7 +11,13 @@ recipe = Recipe(
     plugins=["whisper"],
     model="sample",
     data="sample",
-    adapter={"kind": "lora", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]},
+    adapter={
+        "kind": "lora",
+        "r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "target_modules": ["q_proj", "v_proj"],
+    },
     train={
         "learning_rate": 1e-4,
         "num_train_epochs": 3,

@@ -43,7 +43,10 @@ def flip(path: Path) -> None:
     ("spoil", "reason"),
     [
         (lambda folder: (folder / "weights.bin").unlink(), "'weights.bin' is missing"),
-        (lambda folder: (folder / "weights.bin").write_bytes(b"short"), "'weights.bin' is not as it was written"),
+        (
+            lambda folder: (folder / "weights.bin").write_bytes(b"short"),
+            "'weights.bin' is not as it was written",
+        ),
         (lambda folder: flip(folder / "weights.bin"), "'weights.bin' is not as it was written"),
         (lambda folder: (folder / "manifest.json").unlink(), "it has no readable manifest"),
         (lambda folder: (folder / "manifest.json").write_text('{"files'), "it has no readable manifest"),

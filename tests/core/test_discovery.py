@@ -47,11 +47,18 @@ def test_two_packages_with_one_name_are_both_named(install: Install) -> None:
     install("other-vit", version="2.0", plugins={"vit": "other_vit"})
     with pytest.raises(PluginError) as caught:
         find("plugin", "vit")
-    assert caught.value.message == "two packages offer a plugin named 'vit': other-vit 2.0 and toolkit-vit 1.0"
+    assert (
+        caught.value.message == "two packages offer a plugin named 'vit': other-vit 2.0 and toolkit-vit 1.0"
+    )
 
 
 def test_a_package_that_fails_to_import_is_named_with_the_cause(install: Install) -> None:
-    install("toolkit-vit", version="0.3", plugins={"vit": "toolkit_vit"}, modules={"toolkit_vit": "import no_such_thing"})
+    install(
+        "toolkit-vit",
+        version="0.3",
+        plugins={"vit": "toolkit_vit"},
+        modules={"toolkit_vit": "import no_such_thing"},
+    )
     with pytest.raises(PluginError) as caught:
         find("plugin", "vit").load()
     assert caught.value.message == (

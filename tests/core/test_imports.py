@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "torchaudio", "soundfile", "numpy", "toolkit_whisper", "toolkit_tasks")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "torchaudio",
+    "soundfile",
+    "numpy",
+    "toolkit_whisper",
+    "toolkit_tasks",
+)
 
 PROGRAM = """
 import sys
@@ -24,7 +35,8 @@ def loaded_by(statement: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["--version"], ["run", "--help"], ["tasks"], ["plugins", "--json"], ["eval", "--help"]]
+    "arguments",
+    [[], ["--help"], ["--version"], ["run", "--help"], ["tasks"], ["plugins", "--json"], ["eval", "--help"]],
 )
 def test_commands_that_answer_at_once(arguments: list[str]) -> None:
     statement = f"from toolkit.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass"
@@ -32,7 +44,10 @@ def test_commands_that_answer_at_once(arguments: list[str]) -> None:
 
 
 def test_importing_the_toolkit_and_its_plain_names() -> None:
-    assert loaded_by("import toolkit\nfrom toolkit import Recipe, hookimpl, Loss, Metric, Column, DataError") == ""
+    assert (
+        loaded_by("import toolkit\nfrom toolkit import Recipe, hookimpl, Loss, Metric, Column, DataError")
+        == ""
+    )
 
 
 def test_importing_a_task_imports_no_plugin() -> None:

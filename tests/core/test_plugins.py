@@ -8,7 +8,7 @@ from tests.conftest import Install
 from toolkit import PluginError, Recipe, RecipeError, hookspecs
 from toolkit.plugins import HOOKS, Plugins
 
-SETTINGS = '''
+SETTINGS = """
     from dataclasses import dataclass
     from toolkit import hookimpl
 
@@ -19,7 +19,7 @@ SETTINGS = '''
     @hookimpl
     def toolkit_settings():
         return VitSettings
-'''
+"""
 
 
 def answering(*hooks: str, result: str = "lambda *a: 1") -> str:
@@ -50,7 +50,13 @@ def test_settings_have_defaults(install: Install) -> None:
 
 def test_wrong_settings_are_refused_together(install: Install) -> None:
     with pytest.raises(RecipeError) as caught:
-        load(install, SETTINGS, answering("toolkit_callbacks", result="[]"), plug0={"crap": 1, "crop": "x"}, plug1={"a": 1})
+        load(
+            install,
+            SETTINGS,
+            answering("toolkit_callbacks", result="[]"),
+            plug0={"crap": 1, "crop": "x"},
+            plug1={"a": 1},
+        )
     assert [fault.message for fault in caught.value.all] == [
         "plug0.crap: unknown key 'crap'",
         'plug0.crop: input should be a valid integer, found "x"',
@@ -61,11 +67,20 @@ def test_wrong_settings_are_refused_together(install: Install) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("@hookimpl\ndef toolkit_colator(recipe, processor): pass", "unknown hook 'toolkit_colator' (did you mean 'toolkit_collator'?)"),
+        (
+            "@hookimpl\ndef toolkit_colator(recipe, processor): pass",
+            "unknown hook 'toolkit_colator' (did you mean 'toolkit_collator'?)",
+        ),
         ("def toolkit_colator(recipe): pass", "unknown hook 'toolkit_colator'"),
         ("def toolkit_loss(recipe): pass", "hook 'toolkit_loss' lacks @hookimpl"),
-        ("@hookimpl\ndef toolkit_loss(recipe, model): pass", "hook 'toolkit_loss' has no argument 'model' (it has: recipe)"),
-        ("@hookimpl\ndef toolkit_settings(recipe): pass", "hook 'toolkit_settings' has no argument 'recipe' (it has: none)"),
+        (
+            "@hookimpl\ndef toolkit_loss(recipe, model): pass",
+            "hook 'toolkit_loss' has no argument 'model' (it has: recipe)",
+        ),
+        (
+            "@hookimpl\ndef toolkit_settings(recipe): pass",
+            "hook 'toolkit_settings' has no argument 'recipe' (it has: none)",
+        ),
     ],
 )
 def test_hooks_that_break_the_contract(install: Install, source: str, reason: str) -> None:
@@ -85,17 +100,25 @@ def test_no_answer_means_the_default_or_says_what_is_missing(install: Install) -
     plugins = load(install, answering("toolkit_metrics", result="None"))
     assert plugins.loss() is None
     assert plugins.metrics(None) == []
-    with pytest.raises(PluginError, match="no plugin of the recipe loads a model: toolkit_model has no answer"):
+    with pytest.raises(
+        PluginError, match="no plugin of the recipe loads a model: toolkit_model has no answer"
+    ):
         plugins.model()
 
 
 def test_lists_add_up_in_the_recipes_order(install: Install) -> None:
-    plugins = load(install, answering("toolkit_metrics", result="['a', 'b']"), answering("toolkit_metrics", result="['c']"))
+    plugins = load(
+        install,
+        answering("toolkit_metrics", result="['a', 'b']"),
+        answering("toolkit_metrics", result="['c']"),
+    )
     assert plugins.metrics(None) == ["a", "b", "c"]
 
 
 def test_augmentations_chain_in_the_recipes_order(install: Install) -> None:
-    sources = [answering("toolkit_augment", result=f"lambda row, generator: row + ['{name}']") for name in "ab"]
+    sources = [
+        answering("toolkit_augment", result=f"lambda row, generator: row + ['{name}']") for name in "ab"
+    ]
     row: list[str] = []
     for change in load(install, *sources).augment():
         row = change(row, None)  # type: ignore[arg-type, assignment]
@@ -103,7 +126,10 @@ def test_augmentations_chain_in_the_recipes_order(install: Install) -> None:
 
 
 def test_faults_of_all_plugins_come_together(install: Install) -> None:
-    checks = [f"from toolkit import hookimpl, RecipeError\n@hookimpl\ndef toolkit_check(recipe): return [RecipeError('{n}')]" for n in "ab"]
+    checks = [
+        f"from toolkit import hookimpl, RecipeError\n@hookimpl\ndef toolkit_check(recipe): return [RecipeError('{n}')]"
+        for n in "ab"
+    ]
     with pytest.raises(RecipeError) as caught:
         load(install, *checks).check()
     assert [fault.message for fault in caught.value.all] == ["a", "b"]

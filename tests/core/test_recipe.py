@@ -40,12 +40,23 @@ def test_file_and_object_are_the_same(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "mine.yaml") == recipe
 
 
-scalars = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("no1e-:#'\n é", max_size=8)
+scalars = (
+    st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("no1e-:#'\n é", max_size=8)
+)
 keys = st.text("abc_.", min_size=1, max_size=5)
 
 
-@given(st.dictionaries(keys, scalars | st.lists(scalars, max_size=3) | st.dictionaries(keys, scalars, max_size=2), max_size=4))
-def test_any_plain_arguments_survive_the_file(tmp_path_factory: pytest.TempPathFactory, train: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(
+        keys, scalars | st.lists(scalars, max_size=3) | st.dictionaries(keys, scalars, max_size=2), max_size=4
+    )
+)
+def test_any_plain_arguments_survive_the_file(
+    tmp_path_factory: pytest.TempPathFactory, train: dict[str, Any]
+) -> None:
     recipe = Recipe(name="mine", train=train)
     path = tmp_path_factory.mktemp("recipe") / "mine.yaml"
     recipe.dump(path)
@@ -53,7 +64,9 @@ def test_any_plain_arguments_survive_the_file(tmp_path_factory: pytest.TempPathF
 
 
 def test_all_faults_come_together_with_suggestions() -> None:
-    found = faults_of(trian={}, model={"nam": "x", "revision": 5}, data={"limit": "many"}, plugins="whisper", adapter=[1])
+    found = faults_of(
+        trian={}, model={"nam": "x", "revision": 5}, data={"limit": "many"}, plugins="whisper", adapter=[1]
+    )
     assert ("recipe: unknown key 'trian'", "did you mean 'train'?") in found
     assert ("model.nam: unknown key 'nam'", "did you mean 'name'?") in found
     messages = [message for message, _ in found]
@@ -69,11 +82,16 @@ def test_text_is_never_taken_for_a_number_or_a_switch() -> None:
 
 
 def test_a_section_of_no_plugin_is_refused() -> None:
-    assert faults_of(plugins=["whisper"], wisper={}) == [("recipe: unknown key 'wisper'", "did you mean 'whisper'?")]
+    assert faults_of(plugins=["whisper"], wisper={}) == [
+        ("recipe: unknown key 'wisper'", "did you mean 'whisper'?")
+    ]
 
 
 def test_objects_do_not_belong_in_a_recipe() -> None:
-    assert faults_of(train={"learning_rate": object()})[0][0] == "train.learning_rate: a recipe holds plain values, not object"
+    assert (
+        faults_of(train={"learning_rate": object()})[0][0]
+        == "train.learning_rate: a recipe holds plain values, not object"
+    )
 
 
 def test_override_merges_and_none_removes() -> None:
@@ -149,7 +167,11 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str, message: str) -> No
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, reason in (("gone.yaml", "No such file"), ("binary.yaml", "not text in UTF-8"), (".", "no task named")):
+    for name, reason in (
+        ("gone.yaml", "No such file"),
+        ("binary.yaml", "not text in UTF-8"),
+        (".", "no task named"),
+    ):
         with pytest.raises(ToolkitError, match=reason):
             Recipe.load(tmp_path / name if name != "." else ".")
 

@@ -53,7 +53,9 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone() -> None:
 
 
 def test_collating_keeps_what_was_bad_aside() -> None:
-    collate = CollateFetched(lambda rows: {"values": [row["value"] for row in rows], "num_targets": len(rows)})
+    collate = CollateFetched(
+        lambda rows: {"values": [row["value"] for row in rows], "num_targets": len(rows)}
+    )
     rows = some_rows()
     assert collate([rows[0], rows[1], rows[4]]) == {
         "values": [0, 40], "num_targets": 2, "bad_rows": [BadRow("train", 1, "row 1 is bad")]
@@ -80,7 +82,7 @@ def test_too_many_bad_rows_are_an_error() -> None:
     quarantine.add([bad(1), bad(2)])
     with pytest.raises(DataError) as caught:
         quarantine.add([bad(3)])
-    assert caught.value.message.startswith("3 of 100 train rows cannot be used, over the allowed share of 0.02")
+    assert caught.value.message.startswith("3 of 100 train rows cannot be used, more than a share of 0.02")
     assert "row 3 is bad" in caught.value.message
 
 

@@ -71,16 +71,21 @@ def _execute(arguments: list[str]) -> int:
     command = next((one for one in arguments if not one.startswith("-")), None)
     if command is not None and command not in COMMANDS:
         raise RecipeError(
-            f"there is no command '{command}'", hint=did_you_mean(command, COMMANDS) or f"one of: {', '.join(COMMANDS)}"
+            f"there is no command '{command}'",
+            hint=did_you_mean(command, COMMANDS) or f"one of: {', '.join(COMMANDS)}",
         )
     if command is None:
         _overview().parse_args(arguments)
         _overview().print_help()
         return 0
     module = importlib.import_module(f"toolkit.cli.{command}_command")
-    parser = _Parser(prog=f"toolkit {command}", description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = _Parser(
+        prog=f"toolkit {command}", description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     module.add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON document, everything else on stderr")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document, everything else on stderr"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     place = arguments.index(command)
     return _carry_out(module, parser.parse_args(arguments[:place] + arguments[place + 1 :]))
@@ -116,5 +121,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return f"task-toolkit {version('task-toolkit')}"
-
-

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    checks = [_check(f"import {name}", lambda name=name: _import(name), hint) for name, hint in _PACKAGES.items()]  # type: ignore[misc]
-    for plugin in installed("plugin"):
-        checks.append(_check(f"plugin {plugin.name}", lambda plugin=plugin: _load(plugin), f"reinstall {plugin.distribution}"))  # type: ignore[misc]
+    checks = [_check(f"import {name}", partial(_import, name), hint) for name, hint in _PACKAGES.items()]
+    checks += [
+        _check(f"plugin {one.name}", partial(_load, one), f"reinstall {one.distribution}")
+        for one in installed("plugin")
+    ]
     checks.append(_check("write here", _room, "change to a folder you may write to"))
     needed = [one for one in checks if one["name"].removeprefix("import ") not in _OPTIONAL]
     ok = all(one["ok"] for one in needed)

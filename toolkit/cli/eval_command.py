@@ -1,7 +1,7 @@
 """Measure a run's model, on the run's own test (or validation) rows or on other data.
 
-  toolkit eval runs/first
-  toolkit eval runs/first --data other_recordings/
+toolkit eval runs/first
+toolkit eval runs/first --data other_recordings/
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
         help="any key of the recipe, such as --set train.learning_rate=1e-4; values are YAML",
     )  # fmt: skip
-    parser.add_argument("--plugin", metavar="NAME", action="append", default=[], help="a further plugin for this run")
+    parser.add_argument(
+        "--plugin", metavar="NAME", action="append", default=[], help="a further plugin for this run"
+    )
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
@@ -50,7 +52,9 @@ def _parsed(change: str) -> dict[str, Any]:
     """`a.b=1` as `{"a": {"b": 1}}`."""
     key, equals, text = change.partition("=")
     if not equals or not all(key.split(".")):
-        raise RecipeError(f"--set {change}: expected KEY=VALUE", hint="for example --set train.learning_rate=1e-4")
+        raise RecipeError(
+            f"--set {change}: expected KEY=VALUE", hint="for example --set train.learning_rate=1e-4"
+        )
     value = read_yaml(text, f"--set {key}")
     for part in reversed(key.split(".")):
         value = {part: value}

@@ -1,6 +1,6 @@
 """Use a run's model: audio files to text, prompts to completions, as its task has it.
 
-  toolkit predict runs/first talk.wav interview.flac
+toolkit predict runs/first talk.wav interview.flac
 """
 
 from __future__ import annotations
@@ -27,5 +27,7 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
 
 def show(document: dict[str, Any]) -> None:
     for one in document["predictions"]:
-        output = one["output"] if isinstance(one["output"], str) else json.dumps(one["output"], ensure_ascii=False)
+        output = (
+            one["output"] if isinstance(one["output"], str) else json.dumps(one["output"], ensure_ascii=False)
+        )
         print(printable(f"{one['input']}: {output}"))

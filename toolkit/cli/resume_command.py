@@ -1,6 +1,6 @@
 """Go on with a run that was stopped, from its newest checkpoint and by its own recipe.
 
-  toolkit resume runs/first
+toolkit resume runs/first
 """
 
 from __future__ import annotations

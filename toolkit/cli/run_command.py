@@ -1,8 +1,8 @@
 """Fine-tune: measure, train, measure again, save.
 
-  toolkit run --task whisper-asr
-  toolkit run --task whisper-asr --model openai/whisper-small --data my_recordings/
-  toolkit run my.yaml --set train.num_train_epochs=5 --output-dir runs/five
+toolkit run --task whisper-asr
+toolkit run --task whisper-asr --model openai/whisper-small --data my_recordings/
+toolkit run my.yaml --set train.num_train_epochs=5 --output-dir runs/five
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
-    parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/<task>-<date>-<time>)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output-dir, if there is one")
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="the run's folder (default: runs/<task>-<date>-<time>)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output-dir, if there is one"
+    )
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -38,7 +42,9 @@ def summary_of(finished: Run) -> dict[str, Any]:
 
 def show(summary: dict[str, Any]) -> None:
     train, rows = summary["train"], summary["rows"]
-    print(f"\n{summary['task']}: {rows['train']} rows, {train['steps']} steps, {train['seconds']:.0f} s of training")
+    print(
+        f"\n{summary['task']}: {rows['train']} rows, {train['steps']} steps, {train['seconds']:.0f} s of training"
+    )
     if rows["quarantined"]:
         print(f"{rows['quarantined']} rows could not be used: see quarantine.jsonl")
     measured = rows["test"] or rows["validation"]

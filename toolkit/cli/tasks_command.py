@@ -28,4 +28,6 @@ def show(document: list[dict[str, Any]]) -> None:
     if not document:
         print("none installed")
         return
-    print_table([[one["name"], one["summary"], f"({one['distribution']} {one['version']})"] for one in document])
+    print_table(
+        [[one["name"], one["summary"], f"({one['distribution']} {one['version']})"] for one in document]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,19 +140,20 @@ def named_splits(data: Mapping[str, Any], name: str) -> dict[str, Rows]:
 
 def undecoded(dataset: Any) -> Any:
     """The dataset with every feature that keeps bytes left as {"bytes", "path"}: `datasets` decodes none."""
-    for name, feature in dataset.features.items():
-        plain = _undecoded_feature(feature)
-        if plain != feature:
-            dataset = dataset.cast_column(name, plain)
+    from datasets import Features
+
+    # What `cast_column` does for a column that is such a feature itself; deeper down, it would copy the data.
+    dataset = copy.deepcopy(dataset)
+    dataset.info.features = Features({name: _undecoded(one) for name, one in dataset.features.items()})
     return dataset
 
 
-def _undecoded_feature(feature: Any) -> Any:
+def _undecoded(feature: Any) -> Any:
     if isinstance(feature, dict):
-        return {name: _undecoded_feature(below) for name, below in feature.items()}
+        return {name: _undecoded(below) for name, below in feature.items()}
     fields = [field.name for field in dataclasses.fields(feature)]
     if "feature" in fields:  # a list of something
-        return dataclasses.replace(feature, feature=_undecoded_feature(feature.feature))
+        return dataclasses.replace(feature, feature=_undecoded(feature.feature))
     if "decode" in fields and _holds_bytes(feature()):
         return dataclasses.replace(feature, decode=False)
     return feature

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-
 import torch
 from torch.utils.data import Dataset
 
@@ -112,7 +111,12 @@ class Quarantine:
         record: Callable[[BadRow], None] = lambda bad: None,
     ) -> None:
         """`sizes`: rows by split; `record`: called once for each bad row."""
-        self.sizes, self.max_bad_fraction, self.stop_at_first, self.record = sizes, max_bad_fraction, stop_at_first, record
+        self.sizes, self.max_bad_fraction, self.stop_at_first, self.record = (
+            sizes,
+            max_bad_fraction,
+            stop_at_first,
+            record,
+        )
         self.found: dict[tuple[str, int], BadRow] = {}
 
     def add(self, bad: Sequence[BadRow]) -> None:
@@ -132,15 +136,17 @@ class Quarantine:
 
     def _judge(self, latest: BadRow) -> None:
         if self.stop_at_first:
-            raise DataError(latest.reason, hint="mend the row, or put bad rows aside: --set data.on_error=quarantine")
+            raise DataError(
+                latest.reason, hint="mend the row, or put bad rows aside: --set data.on_error=quarantine"
+            )
         bad, size = self.count(latest.split), self.sizes[latest.split]
         if bad == size:
             raise DataError(f"no row of the {latest.split} split can be used; the last: {latest.reason}")
         if bad > self.max_bad_fraction * size:
             reasons = "".join(f"\n  {one.reason}" for one in list(self.found.values())[-5:])
+            share = f"{self.max_bad_fraction:g}"
             raise DataError(
-                f"{bad} of {size} {latest.split} rows cannot be used, over the allowed share of {self.max_bad_fraction:g}"
-                + reasons,
+                f"{bad} of {size} {latest.split} rows cannot be used, more than a share of {share}{reasons}",
                 hint="mend the rows, or allow more: --set data.max_bad_fraction=0.1",
             )
 

@@ -31,22 +31,25 @@ def open_splits(spec: DataSpec) -> dict[str, Rows]:
             "data.streaming: not supported", hint="leave it out: rows are read from disk one at a time anyway"
         )
     path = Path(spec.source).expanduser().absolute()
-    if not path.exists():
-        return _hub_splits(spec)
+    try:
+        if path.exists():
+            return _local_splits(spec, path)
+    except OSError as error:
+        raise DataError(f"data.source: {spec.source} cannot be read: {error.strerror}") from None
+    if not _HUB_ID.fullmatch(spec.source) or path.suffix.lower() in TABLES:
+        raise DataError(
+            f"data.source: {spec.source} does not exist", hint="name a folder, a file, or a set on the hub"
+        )
+    return hub_splits(spec.source, spec.config)
+
+
+def _local_splits(spec: DataSpec, path: Path) -> dict[str, Rows]:
     if spec.config is not None:
         raise RecipeError(
             f"data.config: '{spec.config}' has no meaning for the local data {spec.source}",
             hint="it selects a configuration of a set on the hub; leave it out",
         )
     return folder_splits(path) if path.is_dir() else {"train": table_rows(path, path.parent)}
-
-
-def _hub_splits(spec: DataSpec) -> dict[str, Rows]:
-    if not _HUB_ID.fullmatch(spec.source) or Path(spec.source).suffix.lower() in TABLES:
-        raise DataError(
-            f"data.source: {spec.source} does not exist", hint="name a folder, a file, or a set on the hub"
-        )
-    return hub_splits(spec.source, spec.config)
 
 
 def hub_splits(name: str, config: str | None) -> dict[str, Rows]:
@@ -61,14 +64,19 @@ def hub_splits(name: str, config: str | None) -> dict[str, Rows]:
         loaded = load_dataset(name, config)
     except Exception as error:  # of many kinds: of the network, the hub, the set's own files
         raise DataError(
-            f"'{name}' is no folder or file here, and not to be had from the hub: {error}", hint=_hint(error)
+            f"'{name}' is no folder or file here, and cannot be loaded from the hub: {error}",
+            hint=_hint(error),
         ) from error
     return named_splits(loaded, name)
 
 
 def _hint(error: Exception) -> str:
+    from datasets import config
+
     if isinstance(error, ValueError) and "onfig" in str(error):
         return "choose a configuration: --set data.config=NAME"
+    if config.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, so only sets in the cache are found: unset it, or check the spelling"
     if isinstance(error, ConnectionError):
         return "check the spelling and the network; HF_HUB_OFFLINE=1 uses only what is in the cache"
     return "check the spelling; for a private or gated set, log in: hf auth login"
