@@ -6,8 +6,10 @@ import copy
 import dataclasses
 import difflib
 import json
+import math
 import re
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,18 +32,10 @@ Modules = dict[str, nn.Module]
 ALL_LINEAR = "all-linear"
 _KINDS = ("lora",)
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-_PLAIN_STARTS = (
-    "true",
-    "false",
-    "gaussian",
-    "olora",
-    "orthogonal",
-    "pissa",
-    "pissa_niter_N",
-    "mica",
-    "loftq",
-)
+_STARTS = ("gaussian", "olora", "orthogonal", "pissa", "pissa_niter_N", "mica", "loftq")
+_STARTS_FROM_DATA = ("eva", "corda", "lora_ga")
 _LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
+_AS_A_LIST = "text is a regular expression for whole names; names, suffixes and globs go in a list"
 
 
 @dataclass(frozen=True)
@@ -57,12 +51,9 @@ class LoraConfig(peft.LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        entries = self.target_modules
-        if (
-            self.layers_to_transform is None
-            and isinstance(entries, set)
-            and any("*" in entry for entry in entries)
-        ):
+        entries = vars(self)["target_modules"]
+        globs = isinstance(entries, set) and any("*" in entry for entry in entries)
+        if globs and self.layers_to_transform is None:
             self.globs = sorted(entries)
             self.target_modules = "|".join(_glob(entry).pattern for entry in self.globs)
 
@@ -91,7 +82,9 @@ def adapt(model: nn.Module, adapter: Mapping[str, Any] | peft.PeftConfig) -> Any
     config = expand(model, adapter if isinstance(adapter, peft.PeftConfig) else configure(adapter))
     _check_task(model, config)
     try:
-        adapted: Any = peft.get_peft_model(model, config)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what transformers renamed
+            adapted: Any = peft.get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise RecipeError(f"adapter: {error}") from error
     # PEFT may have shortened the list to a set, whose order differs from process to process in what is saved.
@@ -104,7 +97,7 @@ def _check_task(model: nn.Module, config: peft.PeftConfig) -> None:
     reads = getattr(model, "main_input_name", "input_ids")
     if config.task_type and reads != "input_ids":
         raise RecipeError(
-            f"adapter.task_type: with {config.task_type} PEFT passes input_ids to {type(model).__name__}, which reads {reads}",
+            f"adapter.task_type: for {config.task_type} PEFT passes input_ids; {type(model).__name__} reads {reads}",
             hint="leave task_type out",
         )
 
@@ -122,8 +115,7 @@ def configure(adapter: Mapping[str, Any]) -> peft.LoraConfig:
     if kind not in _KINDS:
         raise RecipeError(
             f"adapter.kind: no adapter named {show(kind)} (there is: {', '.join(_KINDS)})",
-            hint=did_you_mean(str(kind), _KINDS)
-            or "for another of PEFT's, give its config to `toolkit.adapt`",
+            hint=did_you_mean(str(kind), _KINDS) or "for PEFT's others, give a config to `toolkit.adapt`",
         )
     if faults := _field_faults(values):
         raise RecipeError.gather(faults)
@@ -145,8 +137,8 @@ def trainable_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def _count(parameter: nn.Parameter) -> int:
-    packed = getattr(parameter, "quant_state", None)
-    return int(torch.Size(packed.shape).numel()) if hasattr(packed, "shape") else parameter.numel()
+    packed: Any = getattr(parameter, "quant_state", None)
+    return math.prod(packed.shape) if packed is not None else parameter.numel()
 
 
 # ---- fields --------------------------------------------------------------------------------------------
@@ -160,11 +152,9 @@ def _field_faults(values: Mapping[str, Any]) -> list[RecipeError]:
         if key == "init_lora_weights":
             faults += _start_faults(value)
         elif key in names:
-            faults += _type_faults(key, value, kinds[key]) or _range_faults(key, value)
+            faults += _type_faults(key, value, kinds[key]) or _value_faults(key, value)
     if "layers_pattern" in values and "layers_to_transform" not in values:
-        faults.append(
-            RecipeError("adapter.layers_pattern: there is no layers_to_transform for it to say where")
-        )
+        faults.append(RecipeError("adapter.layers_pattern: needs layers_to_transform beside it"))
     return faults
 
 
@@ -177,50 +167,50 @@ def _type_faults(key: str, value: Any, kind: Any) -> list[RecipeError]:
     return []
 
 
-def _range_faults(key: str, value: Any) -> list[RecipeError]:
-    if key == "lora_dropout":
-        return (
-            []
-            if 0 <= value < 1
-            else [RecipeError(f"adapter.{key}: must be at least 0 and below 1, found {value}")]
-        )
-    given = (
-        value
-        if key in ("rank_pattern", "alpha_pattern")
-        else {"": value}
-        if key in ("r", "lora_alpha")
-        else {}
-    )
-    return [
-        RecipeError(f"adapter.{key}: must be a whole number of at least 1, found {show(number)}")
-        for number in given.values()
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1
-    ]
+def _value_faults(key: str, value: Any) -> list[RecipeError]:
+    """Numbers out of range, and text that is no regular expression where PEFT reads it as one."""
+    where = f"adapter.{key}"
+    if key == "lora_dropout" and not 0 <= value < 1:
+        return [RecipeError(f"{where}: must be at least 0 and below 1, found {value}")]
+    if key in ("r", "lora_alpha"):
+        return [] if value >= 1 else [RecipeError(f"{where}: must be at least 1, found {value}")]
+    if key in ("rank_pattern", "alpha_pattern"):
+        wrong = [number for number in value.values() if type(number) is not int or number < 1]
+        faults = [
+            RecipeError(f"{where}: must be a whole number of at least 1, found {show(one)}") for one in wrong
+        ]
+        return faults + _expression_faults(key, value)
+    if key in ("modules_to_save", "layers_pattern"):
+        return _expression_faults(key, [value] if isinstance(value, str) else value)
+    return _expression_faults(key, [value]) if key in _SELECTION and isinstance(value, str) else []
+
+
+def _expression_faults(key: str, texts: Iterable[str]) -> list[RecipeError]:
+    faults = []
+    for text in texts:
+        try:
+            re.compile(text)
+        except re.error as error:
+            hint = _AS_A_LIST if key in _SELECTION[:2] else None
+            faults.append(RecipeError(f"adapter.{key}: '{text}' is no regular expression: {error}", hint))
+    return faults
 
 
 def _start_faults(value: Any) -> list[RecipeError]:
     """What is wrong with `init_lora_weights`."""
-    where = "adapter.init_lora_weights"
-    if value in ("eva", "corda", "lora_ga"):
+    where, known = "adapter.init_lora_weights", f"true, false, {', '.join(_STARTS)}"
+    if value in _STARTS_FROM_DATA:
         return [
-            RecipeError(
-                f"{where}: '{value}' needs a pass over the data first", hint=f"use {', '.join(_PLAIN_STARTS)}"
-            )
+            RecipeError(f"{where}: '{value}' needs a pass over the data first", hint=f"use one of {known}")
         ]
     if value == "loftq" and not torch.accelerator.is_available():
         return [
-            RecipeError(
-                f"{where}: PEFT computes 'loftq' on a GPU, and there is none", hint="use 'pissa' or true"
-            )
+            RecipeError(f"{where}: PEFT computes 'loftq' on a GPU; there is none", hint="use pissa or true")
         ]
-    if isinstance(value, bool) or value in _PLAIN_STARTS or re.fullmatch(r"pissa_niter_\d+", str(value)):
+    if isinstance(value, bool) or value in _STARTS or re.fullmatch(r"pissa_niter_\d+", str(value)):
         return []
-    return [
-        RecipeError(
-            f"{where}: no way to start is named {show(value)} (there are: {', '.join(_PLAIN_STARTS)})",
-            hint=did_you_mean(str(value), _PLAIN_STARTS),
-        )
-    ]
+    hint = did_you_mean(str(value), _STARTS) or f"one of {known}"
+    return [RecipeError(f"{where}: there is no way to start named {show(value)}", hint)]
 
 
 # ---- names ---------------------------------------------------------------------------------------------
@@ -236,7 +226,7 @@ def match_modules(model: nn.Module, target_modules: str | Iterable[str]) -> list
     Raises:
         RecipeError: the text is no regular expression.
     """
-    return _matches("target_modules", target_modules, model, _modules(model))
+    return _Choice(model).matches("target_modules", target_modules)
 
 
 def expand(model: nn.Module, config: Any) -> Any:
@@ -251,82 +241,112 @@ def expand(model: nn.Module, config: Any) -> Any:
     given = _targets(model, config)
     if not given:
         return config
-    modules = _modules(model, getattr(config, "layer_replication", None))
-    chosen, faults = _chosen("target_modules", given, model, modules)
-    excluded, more = _chosen(
-        "exclude_modules", getattr(config, "exclude_modules", None) or [], model, modules
-    )
+    choice = _Choice(model, getattr(config, "layer_replication", None))
     saved = getattr(config, "modules_to_save", None) or []
-    faults += [*more, *_unsaved(saved, model, modules)]
+    chosen, faults = choice.names("target_modules", given)
+    excluded, more = choice.names("exclude_modules", getattr(config, "exclude_modules", None) or [])
     names = [name for name in chosen if name not in excluded and not _within(name, saved)]
-    names, more = _in_layers(names, config)
-    faults += [*more, *(_idle_patterns(config, names) if names else [])]
+    names, idle_layers = _in_layers(names, config)
+    faults += [*more, *choice.unsaved(saved), *idle_layers, *(_idle_patterns(config, names) if names else [])]
+    if not names and not faults:
+        faults = [RecipeError("adapter: exclude_modules and modules_to_save leave no module to adapt")]
     if faults:
         raise RecipeError.gather(faults)
-    if not names:
-        raise RecipeError("adapter: exclude_modules and modules_to_save leave no module to adapt")
     result = copy.copy(config)
     for key in {"globs", *_SELECTION} & set(vars(result)):
         setattr(result, key, None)
-    result.target_modules = _exactly(names, modules)
-    if parts := getattr(config, "feedforward_modules", None):  # IA3 wants them to be a subset, also as text
-        result.feedforward_modules = list(_chosen("feedforward_modules", parts, model, modules)[0])
+    result.target_modules = _exactly(names, choice.modules)
+    if parts := getattr(config, "feedforward_modules", None):  # IA3 wants a subset, also as text
+        result.feedforward_modules = choice.names("feedforward_modules", parts)[0]
     return result
 
 
 def _targets(model: nn.Module, config: Any) -> Any:
-    """What the config names, or what PEFT usually adapts in such a model; nothing where a config has no modules."""
+    """What the config names, or what PEFT usually adapts in such a model; nothing where it has no modules."""
     given = getattr(config, "globs", None) or getattr(config, "target_modules", None)
     if given or getattr(config, "target_parameters", None) or not isinstance(config, peft.LoraConfig):
         return given
     usual = USUAL_TARGETS.get(getattr(getattr(model, "config", None), "model_type", ""))
     if given is None and usual:
         return usual
-    parts = dict.fromkeys(name.rpartition(".")[2] for name in _adaptable(_modules(model)))
-    known = [part for part in parts if not part.isdigit()]
     raise RecipeError(
         f"adapter.target_modules: say which modules of {type(model).__name__} to adapt",
-        hint=f"'{ALL_LINEAR}', or a list with some of: {', '.join(known)}",
+        hint=f"{ALL_LINEAR}, or a list with some of: {_last_parts(_Choice(model).known)}",
     )
 
 
-def _modules(model: nn.Module, replication: Sequence[Sequence[int]] | None = None) -> Modules:
-    """The model's modules as they will be named once PEFT has repeated its layers as `replication` says."""
-    modules = {name: module for name, module in model.named_modules() if name}
+class _Choice:
+    """The modules of a model, by the names they have once PEFT has repeated its layers, to choose from."""
+
+    def __init__(self, model: nn.Module, replication: Sequence[Sequence[int]] | None = None) -> None:
+        self.model = model
+        self.owner = type(model).__name__
+        self.modules = _replicated(
+            {name: module for name, module in model.named_modules() if name}, replication
+        )
+        self.known = {name: module for name, module in self.modules.items() if _adaptable(module)}
+
+    def matches(self, key: str, entries: Any) -> list[Match]:
+        if not isinstance(entries, str):
+            ordered = sorted(entries) if isinstance(entries, set) else entries
+            return [Match(entry, tuple(filter(_glob(entry).fullmatch, self.known))) for entry in ordered]
+        if entries.lower() == ALL_LINEAR:
+            linear = _linear(self.model)
+            return [Match(entries, tuple(name for name in self.known if self.known[name] in linear))]
+        if faults := _expression_faults(key, [entries]):
+            raise RecipeError.gather(faults)
+        return [Match(entries, tuple(filter(re.compile(entries).fullmatch, self.known)))]
+
+    def names(self, key: str, entries: Any) -> tuple[list[str], list[RecipeError]]:
+        """What the entries stand for, in the model's order, and a fault for each that stands for nothing."""
+        matches = self.matches(key, entries)
+        found = {name for match in matches for name in match.names}
+        empty = [match.entry for match in matches if not match.names]
+        is_text = isinstance(entries, str)
+        return [name for name in self.known if name in found], [
+            self._nothing(key, one, is_text) for one in empty
+        ]
+
+    def _nothing(self, key: str, entry: str, is_text: bool) -> RecipeError:
+        pattern = re.compile(entry) if is_text else _glob(entry)
+        message = f"adapter.{key}: '{entry}' matched no module of {self.owner}"
+        if found := [name for name in self.modules if pattern.fullmatch(name)]:
+            return self._not_adaptable(key, entry, found)
+        if is_text and any(_glob(entry).fullmatch(name) for name in self.known):
+            return RecipeError(message, hint=f"{_AS_A_LIST}: [{entry}]")
+        if entry.lower() == ALL_LINEAR:
+            return RecipeError(message, hint=f"write it without a list: {ALL_LINEAR}")
+        return RecipeError(message, hint=_names_hint(entry, self.known))
+
+    def _not_adaptable(self, key: str, entry: str, found: list[str]) -> RecipeError:
+        kinds = ", ".join(sorted({type(self.modules[name]).__name__ for name in found}))
+        inside = [name for name in self.known if name.startswith(tuple(f"{name}." for name in found))]
+        hint = f"name layers in them: {_some(map(_general, inside))}" if inside else None
+        return RecipeError(f"adapter.{key}: '{entry}' matched only what LoRA cannot adapt ({kinds})", hint)
+
+    def unsaved(self, saved: Sequence[str]) -> list[RecipeError]:
+        """A fault for each entry of `modules_to_save` that is not there."""
+        missing = [one for one in saved if not any(f".{name}".endswith(f".{one}") for name in self.modules)]
+        message = "adapter.modules_to_save: '{}' matched no module of " + self.owner
+        return [RecipeError(message.format(one), hint=_names_hint(one, self.modules)) for one in missing]
+
+
+def _replicated(modules: Modules, replication: Sequence[Sequence[int]] | None) -> Modules:
+    """The modules as they are named after PEFT's `layer_replication`: [[0, 2], [1, 3]] makes layers 0, 1, 1, 2."""
     if not replication:
         return modules
     sources = [layer for start, end in replication for layer in range(start, end)]
     replicated: Modules = {}
     for name, module in modules.items():
         start, layer, end = re.fullmatch(r"(?:(.*?\.)(\d+)(?=\.|$))?(.*)", name).groups()  # type: ignore[union-attr]
-        copies = [place for place, source in enumerate(sources) if str(source) == layer]
-        replicated |= {f"{start}{place}{end}": module for place in copies} if layer else {name: module}
+        places = [place for place, source in enumerate(sources) if str(source) == layer]
+        replicated |= {f"{start}{place}{end}": module for place in places} if layer else {name: module}
     return replicated
 
 
-def _adaptable(modules: Modules) -> Modules:
-    """Those that PEFT's LoRA knows; the classes of quantized layers are told by their names, as PEFT does."""
-    return {
-        name: module
-        for name, module in modules.items()
-        if isinstance(module, _LAYERS) or type(module).__name__.split("_")[0].endswith("Linear")
-    }
-
-
-def _matches(key: str, entries: Any, model: nn.Module, modules: Modules) -> list[Match]:
-    known = _adaptable(modules)
-    if not isinstance(entries, str):
-        ordered = sorted(entries) if isinstance(entries, (set, frozenset)) else entries
-        return [Match(entry, tuple(filter(_glob(entry).fullmatch, known))) for entry in ordered]
-    if entries.lower() == ALL_LINEAR:
-        linear = _linear(model)
-        return [Match(entries, tuple(name for name, module in modules.items() if module in linear))]
-    try:
-        return [Match(entries, tuple(filter(re.compile(entries).fullmatch, known)))]
-    except re.error as error:
-        raise RecipeError(
-            f"adapter.{key}: '{entries}' is no regular expression: {error}", hint=_AS_A_LIST
-        ) from None
+def _adaptable(module: nn.Module) -> bool:
+    """Whether PEFT's LoRA knows the layer; quantized ones are told by the names of their classes, as PEFT does."""
+    return isinstance(module, _LAYERS) or type(module).__name__.split("_")[0].endswith("Linear")
 
 
 def _glob(entry: str) -> re.Pattern[str]:
@@ -338,20 +358,6 @@ def _linear(model: nn.Module) -> set[nn.Module]:
     """PEFT's own choice for 'all-linear'."""
     chosen = _maybe_include_all_linear_layers(peft.LoraConfig(target_modules=ALL_LINEAR), model)
     return {model.get_submodule(name) for name in chosen.target_modules or ()}
-
-
-def _chosen(
-    key: str, entries: Any, model: nn.Module, modules: Modules
-) -> tuple[dict[str, None], list[RecipeError]]:
-    """The names that the entries stand for, in the model's order, and a fault for each that stands for none."""
-    matches = _matches(key, entries, model, modules)
-    found = {name for match in matches for name in match.names}
-    faults = [
-        _nothing(key, match.entry, isinstance(entries, str), model, modules)
-        for match in matches
-        if not match.names
-    ]
-    return {name: None for name in modules if name in found}, faults
 
 
 def _layer(name: str, pattern: str) -> int | None:
@@ -371,21 +377,14 @@ def _in_layers(names: list[str], config: Any) -> tuple[list[str], list[RecipeErr
     layers = {name: _layer(name, pattern) for name in names}
     there = sorted({layer for layer in layers.values() if layer is not None})
     if not there:
-        lists = dict.fromkeys(re.findall(r"([^.]+)\.\d+\.", " ".join(names)))
-        return [], [
-            RecipeError(
-                f"adapter.layers_pattern: {show(patterns)} numbers no chosen module",
-                hint=f"what is numbered: {', '.join(lists) or 'nothing'}",
-            )
-        ]
-    faults = [
-        RecipeError(
-            f"adapter.layers_to_transform: no chosen module is in layer {layer}",
-            hint=f"there are {_span(there)}",
-        )
-        for layer in wanted
-        if layer not in there
-    ]
+        lists = ", ".join(dict.fromkeys(re.findall(r"([^.]+)\.\d+\.", "\n".join(names)))) or "nothing"
+        message = f"adapter.layers_pattern: {show(patterns)} numbers no chosen module"
+        return [], [RecipeError(message, hint=f"what is numbered: {lists}")]
+    message, hint = (
+        "adapter.layers_to_transform: no chosen module is in layer {}",
+        f"there are {_span(there)}",
+    )
+    faults = [RecipeError(message.format(layer), hint) for layer in wanted if layer not in there]
     return [name for name in names if layers[name] in wanted], faults
 
 
@@ -399,8 +398,19 @@ def _within(name: str, saved: Iterable[str]) -> bool:
     return any(re.match(rf"(^|.*\.){entry}($|\..*)", name) for entry in saved)
 
 
+def _idle_patterns(config: Any, names: Sequence[str]) -> list[RecipeError]:
+    """A fault for each rank or alpha that is set for modules which are not adapted."""
+    hint = f"adapted: {_some(map(_general, names))}"
+    return [
+        RecipeError(f"adapter.{key}: '{pattern}' matched no adapted module", hint)
+        for key in ("rank_pattern", "alpha_pattern")
+        for pattern in getattr(config, key, None) or {}
+        if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+    ]
+
+
 def _exactly(names: list[str], modules: Modules) -> list[str] | str:
-    """The names as a list, unless PEFT would find further modules that end in one of them: then as an expression."""
+    """The names as a list; as an expression where PEFT would find others too, which end in one of them."""
     chosen = set(names)
     others = (name.split(".") for name in modules if name not in chosen)
     if any(".".join(parts[start:]) in chosen for parts in others for start in range(1, len(parts))):
@@ -408,74 +418,16 @@ def _exactly(names: list[str], modules: Modules) -> list[str] | str:
     return names
 
 
-# ---- faults --------------------------------------------------------------------------------------------
-
-_AS_A_LIST = "text is a regular expression for whole names; names, suffixes and globs go in a list"
-
-
-def _nothing(key: str, entry: str, is_text: bool, model: nn.Module, modules: Modules) -> RecipeError:
-    """The fault of an entry that stands for no module that can be adapted."""
-    pattern = re.compile(entry) if is_text else _glob(entry)
-    known = _adaptable(modules)
-    found = [name for name in modules if pattern.fullmatch(name)]
-    if found:
-        kinds = ", ".join(sorted({type(modules[name]).__name__ for name in found}))
-        inside = [name for name in known if name.startswith(tuple(f"{name}." for name in found))]
-        hint = f"name layers in them: {_some(map(_general, inside))}" if inside else None
-        return RecipeError(
-            f"adapter.{key}: '{entry}' matched only modules that LoRA cannot adapt ({kinds})", hint
-        )
-    message = f"adapter.{key}: '{entry}' matched no module of {type(model).__name__}"
-    if is_text and any(_glob(entry).fullmatch(name) for name in known):
-        return RecipeError(message, hint=f"{_AS_A_LIST}: [{entry}]")
-    if entry.lower() == ALL_LINEAR:
-        return RecipeError(message, hint=f"write it without a list: {ALL_LINEAR}")
-    return RecipeError(message, hint=_names_hint(entry, known))
-
-
-def _unsaved(saved: Sequence[str], model: nn.Module, modules: Modules) -> list[RecipeError]:
-    missing = [entry for entry in saved if not any(f".{name}".endswith(f".{entry}") for name in modules)]
-    return [
-        RecipeError(
-            f"adapter.modules_to_save: '{entry}' matched no module of {type(model).__name__}",
-            hint=_names_hint(entry, modules),
-        )
-        for entry in missing
-    ]
-
-
-def _idle_patterns(config: Any, names: Sequence[str]) -> list[RecipeError]:
-    """A fault for each rank or alpha that is set for modules which are not adapted."""
-    return [
-        RecipeError(
-            f"adapter.{key}: '{pattern}' matched no adapted module",
-            hint=f"adapted: {_some(map(_general, names))}",
-        )
-        for key in ("rank_pattern", "alpha_pattern")
-        for pattern in getattr(config, key, None) or {}
-        if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
-    ]
-
-
-def _general(name: str) -> str:
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    first = list(dict.fromkeys(names))
-    return ", ".join(first[:most]) + (", …" if len(first) > most else "")
+# ---- hints ---------------------------------------------------------------------------------------------
 
 
 def _names_hint(entry: str, names: Iterable[str]) -> str:
     near = _nearest(entry, names)
-    if near:
-        return f"nearest names: {_some(near)}"
-    parts = (name.rpartition(".")[2] for name in names)
-    return f"there are: {_some((part for part in parts if not part.isdigit()), most=12)}"
+    return f"nearest names: {_some(near)}" if near else f"there are: {_last_parts(names)}"
 
 
 def _nearest(entry: str, names: Iterable[str]) -> list[str]:
-    """The names, numbers generalised, likest to `entry` in the last part and then in whole parts; none if none is."""
+    """The names, numbers made `*`, that are likest to `entry` in the last part, then in whole parts; if any is."""
     wanted = _general(entry).split(".")
 
     def likeness(name: str) -> tuple[float, int, float]:
@@ -484,14 +436,18 @@ def _nearest(entry: str, names: Iterable[str]) -> list[str]:
         return (
             _ratio(wanted[-1], parts[-1]),
             sum(block.size for block in blocks),
-            _ratio(".".join(wanted), name),
+            _ratio(_general(entry), name),
         )
 
-    tails = {name: max(_tails(name), key=likeness) for name in dict.fromkeys(map(_general, names))}
-    ranked = sorted(dict.fromkeys(tails.values()), key=likeness, reverse=True)
-    return [
-        name for name in ranked if likeness(name)[0] > 0.5 and likeness(name)[:2] == likeness(ranked[0])[:2]
-    ]
+    generals = dict.fromkeys(map(_general, names))
+    tails = dict.fromkeys(max(_tails(name), key=likeness) for name in generals)
+    ranked = sorted(tails, key=likeness, reverse=True)
+    best = likeness(ranked[0])[:2] if ranked else (0.0, 0)
+    return [name for name in ranked if likeness(name)[:2] == best and best[0] > 0.5]
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _tails(name: str) -> list[str]:
@@ -499,5 +455,15 @@ def _tails(name: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
-def _ratio(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _general(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+
+
+def _last_parts(names: Iterable[str]) -> str:
+    parts = (name.rpartition(".")[2] for name in names)
+    return _some((part for part in parts if not part.isdigit()), most=12)
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    first = list(dict.fromkeys(names))
+    return ", ".join(first[:most]) + (", …" if len(first) > most else "")

@@ -21,6 +21,7 @@ from toolkit.structure import show, unknown_key
 
 # What a run decides for itself: its folder layout, what it shows, and that collators see every column.
 _OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error"}
+_ORDERS = ("random", "sequential")
 _DEFAULTS = {"report_to": "none", "save_strategy": "epoch", "logging_steps": 10}
 
 
@@ -45,6 +46,12 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
     Raises:
         RecipeError: TrainingArguments refuses a value or a combination of them.
     """
+    strategy = train.get("train_sampling_strategy", "random")
+    if strategy not in _ORDERS:
+        raise RecipeError(
+            f"train.train_sampling_strategy: '{strategy}' is not available",
+            hint=f"one of: {', '.join(_ORDERS)}",
+        )
     values = {**_DEFAULTS, **derived, **train, **_OURS, "output_dir": str(output_dir)}
     try:
         return TrainingArguments(**values)

@@ -22,8 +22,9 @@ from toolkit.environment import environment
 from toolkit.errors import Interrupted
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import Scores
+from toolkit.notices import say
 from toolkit.plugins import Plugins
-from toolkit.progress import Progress, say, shown
+from toolkit.progress import Progress, shown
 from toolkit.signals import Signals
 from toolkit.trainer import Trainer
 
@@ -106,7 +107,7 @@ class Execution:
         seconds = time.monotonic() - started
         self.trainer.save_model(str(self.files.model))
         summary = self._summary("finished", before, self._after(), seconds=seconds, resumed_from=step)
-        write_card(self.files.model, self.recipe, summary)
+        write_card(self.files.model, self.recipe.without_secrets(), summary)
         self.files.write_summary({**summary, "artifacts": self.files.artifacts()})
 
     def fail(self, error: BaseException) -> None:

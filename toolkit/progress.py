@@ -10,12 +10,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from toolkit.notices import say
+
 SECONDS_BETWEEN_LINES = 10.0
-
-
-def say(text: str) -> None:
-    """One plain line for the person who watches."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Progress(TrainerCallback):

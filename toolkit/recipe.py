@@ -255,6 +255,10 @@ class Recipe:
         if faults:
             raise RecipeError.gather(faults)
 
+    def without_secrets(self) -> Self:
+        """The recipe as it may be written down and shared: less tokens."""
+        return self.override(train={key: None for key in self.train if key.endswith("token")})
+
     # ---- settings of plugins ---------------------------------------------------------------------------
 
     def settings(self, kind: type[S]) -> S:

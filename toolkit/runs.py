@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.errors import CheckpointError, DataError, RecipeError
 from toolkit.folder import RunFolder
+from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
 
@@ -117,6 +118,7 @@ def run(
     plugins.check()
     if going_on and files.read_summary().get("status") == "finished":
         return Run(files, plugins)
+    say(f"{recipe.name}: preparing {files.path}")
     plugins.recipe.validate()
     return _carry_out(plugins, files, data, (model, processor), going_on)
 
@@ -158,7 +160,7 @@ def _carry_out(
         signals.poll()
         execution = Execution(plugins, files, splits, *loaded, signals)
         files.path.mkdir(parents=True, exist_ok=True)
-        plugins.recipe.dump(files.recipe)
+        plugins.recipe.without_secrets().dump(files.recipe)
         try:
             execution.carry_out(going_on)
         except BaseException as error:

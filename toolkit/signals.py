@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from toolkit.errors import Interrupted
+from toolkit.notices import say
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,7 +45,7 @@ class Signals(TrainerCallback):
             signal.raise_signal(signal.SIGINT)
         else:
             self.received = number
-            print(f"{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+            say(f"{signal.Signals(number).name}: stopping after this step")
 
     def poll(self) -> None:
         """Raise `Interrupted` if a signal has asked for the end."""

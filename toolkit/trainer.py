@@ -30,7 +30,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from toolkit import checkpoint
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler
-from toolkit.errors import RecipeError
 from toolkit.metrics import Scores
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
@@ -86,14 +85,10 @@ class Trainer(transformers.Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(dataset, PreparedRows):
             return super()._get_train_sampler(train_dataset)
-        strategy = self.args.train_sampling_strategy
-        if strategy not in ("random", "sequential"):
-            raise RecipeError(
-                f"train.train_sampling_strategy: '{strategy}' is not available here",
-                hint="use random or sequential",
-            )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._train_order = EpochSampler(len(dataset), seed, shuffle=strategy == "random")
+        self._train_order = EpochSampler(
+            len(dataset), seed, shuffle=self.args.train_sampling_strategy == "random"
+        )
         return self._train_order
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:

@@ -67,11 +67,12 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     # Half a transform more, so that the mirrored end lies behind the last frame that is kept.
     length = min(spec.samples, touched * spec.hop + spec.n_fft // 2)
     power = _mel_spectrogram(spec)(torch.nn.functional.pad(audio, (0, length - len(audio))))
-    loudness = power[:, :touched].clamp(min=FLOOR).log10()  # (mels, touched)
+    loudness: Tensor = power[:, :touched].clamp(min=FLOOR).log10()  # (mels, touched)
     quietest = loudness.max() - 8
-    result: Tensor = quietest.clamp(min=math.log10(FLOOR)).repeat(spec.mels, spec.frames)
-    result[:, :touched] = torch.maximum(loudness, quietest)
-    return (result + 4) / 4
+    silence = float((quietest.clamp(min=math.log10(FLOOR)) + 4) / 4)
+    result = loudness.new_full((spec.mels, spec.frames), silence)
+    result[:, :touched] = (torch.maximum(loudness, quietest) + 4) / 4
+    return result
 
 
 @functools.cache

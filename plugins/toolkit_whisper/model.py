@@ -14,7 +14,7 @@ from toolkit_whisper.labels import START, language_code, set_prompt
 from toolkit_whisper.settings import WhisperSettings
 
 
-class WhisperProcessor(transformers.WhisperProcessor):  # type: ignore[misc]
+class WhisperProcessor(transformers.WhisperProcessor):
     """transformers' own, which saves all but the tokenizer's map of spellings; `wer` depends on it."""
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:

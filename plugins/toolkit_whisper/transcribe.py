@@ -26,12 +26,14 @@ def transcribe(whisper: Any, encoded: Any, tokenizer: Any, max_new_tokens: int |
     Returns:
         One text a row, without special tokens and spaces around it.
     """
-    prompt = torch.tensor([tokenizer.prefix_tokens], device=encoded.last_hidden_state.device)  # (1, prompt)
+    states = encoded.last_hidden_state  # (rows, positions, width)
+    prompt = torch.tensor([tokenizer.prefix_tokens], device=states.device)  # (1, prompt)
     room = whisper.config.max_target_positions - prompt.shape[1]
     tokens = GenerationMixin.generate(
         whisper,
         encoder_outputs=encoded,
-        decoder_input_ids=prompt.expand(len(encoded.last_hidden_state), -1),
+        attention_mask=states.new_ones(states.shape[:2]),
+        decoder_input_ids=prompt.expand(len(states), -1),
         max_length=prompt.shape[1] + min(max_new_tokens or room, room),
         max_new_tokens=None,
         do_sample=False,

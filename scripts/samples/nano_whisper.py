@@ -1,8 +1,13 @@
 """A Whisper of nano size: the classes of the real one, with a window, a vocabulary and a width of its own."""
 
 import json
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -14,9 +19,13 @@ from transformers import (
 )
 
 WINDOW_SECONDS = 6
+POSITIONS_PER_SECOND = 50  # of the encoder
+SAMPLING_RATE = 16_000  # Hz
 MAX_TOKENS = 64  # of a transcript, with its special tokens
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 OTHER_SPECIALS = ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nocaptions|>"]
+
+Utterance: TypeAlias = tuple[str, np.ndarray]  # a transcript, and its audio: (samples,) float32 at 16 kHz
 
 
 def build_tokenizer(texts: Iterable[str], merged_size: int) -> WhisperTokenizer:
@@ -28,13 +37,12 @@ def build_tokenizer(texts: Iterable[str], merged_size: int) -> WhisperTokenizer:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=merged_size, initial_alphabet=alphabet, show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=merged_size, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     tokenizer = WhisperTokenizer(vocab=bpe.get_vocab(), merges=merges, pad_token=END, model_max_length=MAX_TOKENS)
     tokenizer.add_special_tokens({"additional_special_tokens": [START, *OTHER_SPECIALS, NO_TIMESTAMPS]})
-    seconds = [step * 0.02 for step in range(WINDOW_SECONDS * 50 + 1)]
+    seconds = [step / POSITIONS_PER_SECOND for step in range(POSITIONS_PER_SECOND * WINDOW_SECONDS + 1)]
     tokenizer.add_tokens([AddedToken(f"<|{second:.2f}|>", normalized=True) for second in seconds])
     tokenizer.set_prefix_tokens()
     return tokenizer
@@ -59,7 +67,7 @@ def build_model(tokenizer: WhisperTokenizer, width: int, layers: int, heads: int
         decoder_attention_heads=heads,
         encoder_ffn_dim=4 * width,
         decoder_ffn_dim=4 * width,
-        max_source_positions=50 * WINDOW_SECONDS,
+        max_source_positions=POSITIONS_PER_SECOND * WINDOW_SECONDS,
         max_target_positions=MAX_TOKENS,
         suppress_tokens=None,
         begin_suppress_tokens=None,
@@ -78,3 +86,60 @@ def build_model(tokenizer: WhisperTokenizer, width: int, layers: int, heads: int
         **ends,
     )
     return model
+
+
+def train(
+    model: WhisperForConditionalGeneration,
+    processor: WhisperProcessor,
+    draw_batch: Callable[[], Sequence[Utterance]],
+    steps: int,
+    learning_rate: float,
+) -> None:
+    """Train all weights with AdamW: a tenth of the steps to warm up, then a straight line down to nought."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = steps // 10
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup))
+    )
+    model.train()
+    for step in range(1, steps + 1):
+        loss = model(**collate(draw_batch(), processor)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0:
+            print(f"  step {step} of {steps}: loss {loss.item():.3f} nats a token", flush=True)
+
+
+def collate(batch: Sequence[Utterance], processor: WhisperProcessor) -> dict[str, torch.Tensor]:
+    """`input_features` (batch, mel, frames), log-mel; `labels` (batch, tokens), int64, padding = -100."""
+    texts, audio = zip(*batch, strict=True)
+    # The model puts the first token, <|startoftranscript|>, before the labels by itself.
+    rows = [torch.tensor(ids[1:]) for ids in processor.tokenizer(list(texts)).input_ids]
+    labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    return {"input_features": extract(list(audio), processor), "labels": labels}
+
+
+def extract(audio: list[np.ndarray], processor: WhisperProcessor) -> torch.Tensor:
+    """Log-mel features (batch, mel, frames) of clips (samples,) at 16 kHz, padded to the window."""
+    return processor.feature_extractor(audio, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+
+
+@torch.no_grad()
+def transcribe(
+    model: WhisperForConditionalGeneration, processor: WhisperProcessor, audio: list[np.ndarray]
+) -> list[str]:
+    """What the model hears in the clips, by greedy search."""
+    tokens = model.eval().generate(input_features=extract(audio, processor))  # (batch, tokens)
+    return processor.batch_decode(tokens, skip_special_tokens=True)
+
+
+def save(model: WhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:
+    """Write a model folder with weights in float16; its config makes transformers load them as float32."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, state_dict={name: weight.half() for name, weight in model.state_dict().items()})
+    processor.save_pretrained(folder)
+    # Without this file the tokenizer's `normalize` fails. It maps British to American spelling: here, nothing.
+    (folder / "normalizer.json").write_text("{}\n")

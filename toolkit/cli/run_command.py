@@ -8,7 +8,6 @@ toolkit run my.yaml --set train.num_train_epochs=5 --output-dir runs/five
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
@@ -30,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     recipe = recipe_from(options)
-    print(f"{recipe.name}: preparing", file=sys.stderr, flush=True)
     from toolkit.runs import run
 
     return summary_of(run(recipe, options.output_dir, resume=options.resume)), 0

@@ -149,7 +149,7 @@ class JsonLines(Source):
         return len(self.records)
 
     def row(self, index: int) -> Row:
-        text = self.records.text(index, self.place(index))
+        text = self.records.text(index, self.place(index)).rstrip()
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:
@@ -157,7 +157,7 @@ class JsonLines(Source):
         except (ValueError, RecursionError) as error:
             raise self._fault(index, f"cannot be read: {error}") from None
         if not isinstance(row, dict):
-            raise self._fault(index, f"expected an object, found {text.strip()[:40]}")
+            raise self._fault(index, f"expected an object, found {text[:40]}")
         if "\\ud" in text.lower() and not _encodable(row):
             raise self._fault(index, "holds half a character (a lone surrogate such as \\ud83d)")
         return row

@@ -83,7 +83,7 @@ class NamedFiles(Source):
                 f"{place}: '{name}' leads out of the data folder",
                 hint="put the file itself into the folder, and name it relative to the table",
             )
-        if not path.is_file():
+        if not os.path.isfile(real):  # noqa: PTH113 (pathlib raises where a name is too long)
             raise DataError(f"{place}: '{name}' does not exist")
         return str(path)
 

@@ -44,7 +44,7 @@ class ArrowRows(Source):
         return f"{self.name}, row {index + 1}"
 
     def contents(self, ids: Sequence[int]) -> Iterator[bytes]:
-        """Plain columns by value, columns that hold bytes by how many there are in the whole column."""
+        """Plain columns by value; columns that hold bytes by how many, over all rows."""
         table = self.dataset.data
         heavy = [name for name in self.columns if _holds_bytes(table.schema.field(name).type)]
         plain = [name for name in self.columns if name not in heavy]
@@ -54,7 +54,7 @@ class ArrowRows(Source):
                 chunk = light[list(ids[start : start + CHUNK])]
                 yield json.dumps(chunk.to_pylist(), default=str).encode()
         for name in heavy:
-            yield f"{name}: {table.column(name).nbytes}".encode()
+            yield f"{name}: {sum(map(_count_bytes, table.column(name).chunks))}".encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ def named_splits(data: Mapping[str, Any], name: str) -> dict[str, Rows]:
         ours.setdefault(ALIASES[given], given)
     if not ours:
         raise DataError(
-            f"{name} has no split called train, validation or test (splits: {', '.join(map(str, data))})",
+            f"{name} has no split called train, validation or test (splits: {', '.join(map(str, data)) or 'none'})",
             hint="pick splits in code: toolkit.run(recipe, data={'train': …})",
         )
     return {split: _rows(data[given], given) for split, given in ours.items()}
@@ -167,6 +167,18 @@ def _holds_bytes(kind: Any) -> bool:
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
         return True
     return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _count_bytes(values: Any) -> int:
+    """How many bytes the binary values in an Arrow array have, read from their offsets."""
+    import pyarrow.compute
+
+    if not _holds_bytes(values.type):
+        return 0
+    if values.type.num_fields == 0:
+        return pyarrow.compute.sum(pyarrow.compute.binary_length(values)).as_py() or 0
+    parts = values.flatten()
+    return sum(map(_count_bytes, parts)) if isinstance(parts, list) else _count_bytes(parts)
 
 
 def _rows(data: Any, name: str) -> Rows:

@@ -1,0 +1,38 @@
+"""Make the samples that the tasks ship: a nano model, and a little data that it can be tuned on.
+
+    python scripts/make_samples.py [NAME ...] [--out FOLDER]
+
+Seeds are fixed: a sample made again replaces itself. Needs the extras `whisper`, `samples` and `test`.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+SHELF = Path(__file__).resolve().parent.parent / "tasks" / "toolkit_tasks" / "samples"
+
+
+def whisper_asr(folder: Path) -> None:
+    """Speech of one speaker, and a recogniser that has never heard that speaker."""
+    from samples import whisper_asr
+
+    whisper_asr.make(folder)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"whisper-asr": whisper_asr}
+
+
+def main() -> None:
+    """Make the samples named on the command line, or all of them."""
+    parser = argparse.ArgumentParser(description="make the samples that the tasks ship")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MAKERS)} (default: all)")
+    parser.add_argument("--out", type=Path, default=SHELF, help="the folder for the samples' folders (default: %(default)s)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(MAKERS):
+        parser.error(f"no sample named {', '.join(sorted(unknown))} (known: {', '.join(MAKERS)})")
+    for name in arguments.names or MAKERS:
+        MAKERS[name](arguments.out / name.replace("-", "_"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The commands on a run, in process; and real signals to a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.tiny import rows
+from toolkit import Recipe
+from toolkit.cli import main
+
+
+@pytest.fixture
+def recipe_file(tiny_recipe: Recipe, in_tmp: Path) -> Path:
+    for split, count in (("train", 20), ("validation", 5), ("test", 6)):
+        Path("data").mkdir(exist_ok=True)
+        lines = [json.dumps({"tokens": row["ids"]}) for row in rows(count, seed=count)]
+        Path(f"data/{split}.jsonl").write_text("\n".join(lines) + "\n")
+    tiny_recipe.override(data="data").dump("tiny.yaml")
+    return Path("tiny.yaml")
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_run_eval_predict(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = as_json(capsys, "run", "tiny.yaml", "--output-dir", "first", "--set", "train.max_steps=5")
+    assert summary.pop("folder") == "first"
+    assert summary == json.loads(Path("first/summary.json").read_text())
+    assert summary["train"]["steps"] == 5
+    measured = as_json(capsys, "eval", "first")
+    assert (measured["split"], measured["rows"]) == ("test", 6)
+    assert measured["metrics"] == pytest.approx(summary["after"], rel=1e-5)
+    assert as_json(capsys, "eval", "first", "--data", "data/train.jsonl")["rows"] == 20
+    predicted = as_json(capsys, "predict", "first", "3 4 5", "7 8")
+    assert [one["input"] for one in predicted["predictions"]] == ["3 4 5", "7 8"]
+    assert all(isinstance(one["output"], int) for one in predicted["predictions"])
+    assert as_json(capsys, "resume", "first")["train"] == summary["train"]
+
+
+def test_the_closing_table(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.yaml", "--output-dir", "first"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(Path("first/summary.json").read_text())
+    before, after = summary["before"]["loss"], summary["after"]["loss"]
+    assert f"loss      {before:.4f}  {after:.4f}" in captured.out.splitlines()
+    assert captured.out.splitlines()[-1] == "run folder: first"
+    assert "before  test: loss" in captured.err
+    assert "step 15/15  loss" in captured.err
+    assert "tokens/s" in captured.err
+
+
+def test_a_run_into_a_used_folder_is_refused(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "tiny.yaml", "--output-dir", "first", "--set", "train.max_steps=1"]
+    assert main(arguments) == 0
+    stamp = Path("first/summary.json").stat().st_mtime_ns
+    assert main(arguments) == 2
+    assert (
+        "error: first holds another run\nhint: go on with it: toolkit resume first" in capsys.readouterr().err
+    )
+    assert Path("first/summary.json").stat().st_mtime_ns == stamp
+    assert main([*arguments, "--resume"]) == 0
+    assert Path("first/summary.json").stat().st_mtime_ns == stamp
+
+
+def test_by_default_a_run_is_named_after_its_task_and_time(recipe_file: Path) -> None:
+    assert main(["run", "tiny.yaml", "--set", "train.max_steps=1"]) == 0
+    [folder] = Path("runs").iterdir()
+    assert folder.name.startswith("tiny-20")
+
+
+def test_eval_of_a_run_without_a_model(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("begun").mkdir()
+    Recipe.load("tiny.yaml").dump("begun/recipe.yaml")
+    assert main(["eval", "begun"]) == 2
+    assert "error: begun holds no trained model yet: the run is unfinished" in capsys.readouterr().err
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
+    document = as_json(capsys, "doctor")
+    assert document["ok"] is True
+    assert {"import torch", "plugin whisper", "write here"} <= {one["name"] for one in document["checks"]}
+    assert list(in_tmp.iterdir()) == []
+
+
+def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    paths = [str(tmp_path / "site-packages"), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "toolkit", "run", "tiny.yaml", "--output-dir", "first", *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, status: int
+) -> None:
+    process = start(tmp_path, "--set", "train.num_train_epochs=400", "--set", "train.save_strategy=no")
+    wait_for_lines(Path("first/metrics.jsonl"), 4, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    assert "go on with: toolkit resume first" in err
+    assert "Traceback" not in err
+    summary = json.loads(Path("first/summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    [saved] = Path("first/checkpoints").glob("checkpoint-*/manifest.json")
+    assert saved.parent.name == f"checkpoint-{summary['train']['steps']}"
+    steps = summary["train"]["steps"] + 5
+    Recipe.load("first/recipe.yaml").override(train={"max_steps": steps}).dump("first/recipe.yaml")
+    again = as_json(capsys, "resume", "first")
+    assert again["train"]["resumed_from"] == summary["train"]["steps"]
+    assert again["train"]["steps"] == steps
+
+
+def test_sigusr1_saves_and_goes_on(recipe_file: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "--set", "train.num_train_epochs=400", "--set", "train.save_strategy=no")
+    wait_for_lines(Path("first/metrics.jsonl"), 4, process)
+    process.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + 120
+    while not list(Path("first/checkpoints").glob("checkpoint-*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()

@@ -1,0 +1,121 @@
+"""Which column of the data is which column of a plugin."""
+
+import doctest
+
+import pytest
+
+import toolkit.data.columns
+from toolkit.data.columns import name_columns
+from toolkit.data.fingerprint import fingerprint
+from toolkit.data.objects import data_from_objects
+from toolkit.data.splits import with_validation
+from toolkit.errors import DataError, RecipeError, ToolkitError
+from toolkit.types import Column
+
+TEXT = Column("text", usual=("sentence", "transcription"))
+MEDIA = Column("media", usual=("picture", "file_name"))
+NOTE = Column("note", required=False)
+
+
+def named(
+    row: dict[str, object], columns: list[Column], mapping: dict[str, str] | None = None
+) -> dict[str, object]:
+    splits = name_columns(data_from_objects([row]), columns, mapping or {})
+    [result] = splits["train"]
+    assert set(result) == set(splits["train"].columns)
+    return result
+
+
+def faults(
+    splits: object, columns: list[Column], mapping: dict[str, str] | None = None
+) -> list[ToolkitError]:
+    with pytest.raises(ToolkitError) as caught:
+        name_columns(data_from_objects(splits), columns, mapping or {})
+    return list(caught.value.all)
+
+
+def test_the_example_of_the_docstring() -> None:
+    assert doctest.testmod(toolkit.data.columns) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "result"),
+    [
+        ({"text": "a", "sentence": "b"}, {"text": "a", "sentence": "b"}),
+        ({"transcription": "a", "sentence": "b"}, {"text": "b", "transcription": "a"}),
+        ({"transcription": "a", "id": 3}, {"text": "a", "id": 3}),
+    ],
+)
+def test_a_column_is_known_by_its_name_then_by_its_usual_names(row: dict, result: dict) -> None:
+    assert named(row, [TEXT]) == result
+
+
+def test_a_mapping_goes_before_names_and_replaces_the_namesake() -> None:
+    assert named({"text": "a", "said": "b"}, [TEXT], {"text": "said"}) == {"text": "b"}
+    assert named({"text": "a", "said": "b"}, [TEXT], {"text": "text"}) == {"text": "a", "said": "b"}
+
+
+def test_columns_can_change_places() -> None:
+    columns = [Column("prompt"), Column("answer")]
+    mapping = {"prompt": "answer", "answer": "prompt"}
+    assert named({"prompt": 1, "answer": 2}, columns, mapping) == {"prompt": 2, "answer": 1}
+
+
+def test_one_column_serves_two_only_where_the_mapping_says_so() -> None:
+    prompt = Column("prompt", usual=("text",), required=False)
+    assert named({"text": "a"}, [prompt, TEXT]) == {"text": "a"}
+    assert named({"text": "a"}, [prompt, TEXT], {"prompt": "text", "text": "text"}) == {
+        "prompt": "a",
+        "text": "a",
+    }
+    [fault] = faults([{"text": "a"}], [prompt, TEXT], {"prompt": "text"})
+    assert fault.message == "no column for 'text' in the data (columns: text)"
+
+
+def test_columns_that_may_be_missing() -> None:
+    assert named({"text": "a"}, [TEXT, NOTE]) == {"text": "a"}
+    rows = name_columns(data_from_objects([{"text": "a", "note": 1}, {"text": "b"}]), [TEXT, NOTE], {})[
+        "train"
+    ]
+    assert rows[1] == {"text": "b", "note": None}
+
+
+def test_two_plugins_may_read_the_same_column() -> None:
+    both = [Column("text", ("sentence",), required=False), Column("text", ("said",))]
+    assert named({"said": "a"}, both) == {"text": "a"}
+    assert faults([{"x": 1}], both)[0].message == "no column for 'text' in the data (columns: x)"
+
+
+def test_a_required_column_that_is_nowhere() -> None:
+    [fault] = faults([{"file_name": "a", "said": "b"}], [MEDIA, TEXT])
+    assert isinstance(fault, DataError)
+    assert fault.message == "no column for 'text' in the data (columns: file_name, said)"
+    assert fault.hint == "say which it is: --set data.columns.text=said"
+
+
+def test_a_misspelt_plugin_column_and_a_misspelt_data_column() -> None:
+    first, second = faults([{"said": "b"}], [TEXT, NOTE], {"txet": "said", "note": "sad", "text": "said"})
+    assert isinstance(first, RecipeError)
+    assert first.message == "data.columns.txet: no plugin of this recipe reads a column 'txet'"
+    assert first.hint == "did you mean 'text'?"
+    assert isinstance(second, RecipeError)
+    assert second.message == "data.columns.note: no column 'sad' in the data (columns: said)"
+    assert second.hint == "did you mean 'said'?"
+
+
+def test_splits_may_name_their_columns_differently_and_faults_name_the_split() -> None:
+    splits = data_from_objects({"train": [{"text": "a"}], "test": [{"sentence": "b"}]})
+    assert [name_columns(splits, [TEXT], {})[name][0] for name in splits] == [{"text": "a"}, {"text": "b"}]
+    splits = {"train": [{"text": "a"}], "validation": [{"said": "b"}], "test": [{"said": "c"}]}
+    [fault] = faults(splits, [TEXT])
+    assert fault.message == "no column for 'text' in split 'validation' and split 'test' (columns: said)"
+    assert len(faults({"train": [{"said": "a"}], "test": [{"said": "b"}]}, [TEXT])) == 1
+
+
+def test_renaming_keeps_ids_places_and_the_fingerprint() -> None:
+    splits = with_validation(data_from_objects([{"said": str(n)} for n in range(9)]), 0.3, 0)
+    renamed = name_columns(splits, [TEXT], {"text": "said"})
+    assert renamed["validation"].ids == splits["validation"].ids
+    assert [row["text"] for row in renamed["train"]] == [str(row_id) for row_id in renamed["train"].ids]
+    assert renamed["train"].place(0) == splits["train"].place(0)
+    assert fingerprint(renamed) == fingerprint(splits)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.core.tiny import rows
+from toolkit import CheckpointError, DataError, Recipe, RecipeError, load_run, run
+from toolkit.runs import resume
+
+SPLITS = {"train": rows(20), "validation": rows(5, seed=1), "test": rows(6, seed=2)}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(next((folder / "model").glob("*.safetensors")))
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_is_a_folder_that_says_everything(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    result = run(tiny_recipe, "first", data=SPLITS)
+    summary = json.loads(Path("first/summary.json").read_text())
+    assert summary == result.summary
+    assert (summary["schema"], summary["status"], summary["task"]) == (1, "finished", "tiny")
+    assert summary["rows"] == {"train": 20, "validation": 5, "test": 6, "quarantined": 0}
+    assert summary["train"]["steps"] == 15
+    assert summary["train"]["epochs"] == 3
+    assert summary["train"]["resumed_from"] is None
+    assert set(summary["before"]) == set(summary["after"]) == {"loss", "accuracy"}
+    assert summary["after"]["loss"] < 0.7 * summary["before"]["loss"]
+    for place in summary["artifacts"].values():
+        assert Path("first", place).exists()
+    assert set(summary["artifacts"]) == {"recipe", "environment", "metrics", "checkpoints", "model"}
+    environment = json.loads(Path("first/environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert len(environment["data_fingerprint"]) >= 16
+    assert Path("first/model/README.md").read_text().count(f"{summary['after']['loss']:.4f}") == 1
+
+
+def test_metrics_are_lines_by_step_and_split(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    run(tiny_recipe.override(train={"eval_strategy": "epoch"}), "first", data=SPLITS)
+    found = [(line["step"], line["split"]) for line in lines(Path("first"))]
+    assert found[0] == (0, "test")
+    assert found[-1] == (15, "test")
+    assert [step for step, split in found if split == "train"] == [2, 4, 6, 8, 10, 12, 14]
+    assert [step for step, split in found if split == "validation"] == [5, 10, 15]
+    assert set(lines(Path("first"))[1]) == {"step", "split", "loss", "grad_norm", "learning_rate"}
+
+
+def test_the_mean_loss_counts_targets_once(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    """The loss of all test rows in one batch is the loss of them one by one."""
+    one = run(tiny_recipe.override(train={"per_device_eval_batch_size": 6}), "one", data=SPLITS)
+    two = run(tiny_recipe.override(train={"per_device_eval_batch_size": 1}), "two", data=SPLITS)
+    assert one.summary["before"]["loss"] == pytest.approx(two.summary["before"]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4), (1, 8)])
+def test_accumulation_changes_nothing(
+    tiny_recipe: Recipe, in_tmp: Path, batch: int, accumulation: int
+) -> None:
+    """Rows have unequal lengths, so a mean of means would differ."""
+    whole = tiny_recipe.override(
+        train={"per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
+    )
+    parts = whole.override(
+        train={"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    )
+    one, two = run(whole, "one", data=SPLITS), run(parts, "two", data=SPLITS)
+    for name, tensor in weights(one.folder).items():
+        torch.testing.assert_close(tensor, weights(two.folder)[name], rtol=1e-4, atol=1e-6)
+    losses = [
+        [line["loss"] for line in lines(made.folder) if line["split"] == "train"] for made in (one, two)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_resumed_is_as_never_stopped(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(tiny={"dropout": 0.2}, train={"logging_steps": 3, "eval_strategy": "epoch"})
+    whole = run(recipe, "whole", data=SPLITS)
+    stopped = run(recipe, "stopped", data=SPLITS)
+    for step in (12, 15):
+        __import__("shutil").rmtree(stopped.folder / "checkpoints" / f"checkpoint-{step}")
+    for gone in ("summary.json", "model/model.safetensors"):
+        (stopped.folder / gone).unlink()
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert again.summary["train"]["resumed_from"] == 8
+    assert same(weights(whole.folder), weights(again.folder))
+    assert lines(whole.folder) == lines(again.folder)
+    for key in ("before", "after", "rows"):
+        assert again.summary[key] == whole.summary[key]
+    assert again.summary["train"]["loss"] == whole.summary["train"]["loss"]
+
+
+def test_resuming_with_no_checkpoint_starts(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    fresh = run(tiny_recipe, "fresh", data=SPLITS, resume=True)
+    assert fresh.summary["train"]["resumed_from"] is None
+
+
+def test_resuming_a_finished_run_does_nothing(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    first = run(tiny_recipe, "first", data=SPLITS)
+    stamp = (first.folder / "summary.json").stat().st_mtime_ns
+    assert resume("first").summary == first.summary
+    assert (first.folder / "summary.json").stat().st_mtime_ns == stamp
+
+
+def test_the_resolved_recipe_repeats_the_run(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    for split, content in SPLITS.items():
+        Path("data").mkdir(exist_ok=True)
+        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    first = run(tiny_recipe.override(data="data"), "first")
+    again = run("first/recipe.yaml", "again")
+    assert Path("again/recipe.yaml").read_text() == Path("first/recipe.yaml").read_text()
+    assert same(weights(first.folder), weights(again.folder))
+
+
+def test_a_run_in_use_is_refused_and_left_as_it_is(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    run(tiny_recipe.override(train={"max_steps": 1}), "first", data=SPLITS)
+    before = {path: path.read_bytes() for path in Path("first").rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="first holds another run"):
+        run(tiny_recipe, "first", data=SPLITS)
+    assert {path: path.read_bytes() for path in Path("first").rglob("*") if path.is_file()} == before
+
+
+def test_bad_rows_are_set_aside_and_counted(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    spoilt = {**SPLITS, "train": [{"ids": []}, *SPLITS["train"]], "test": [*SPLITS["test"], {"ids": []}]}
+    result = run(tiny_recipe.override(data={"max_bad_fraction": 0.2}), "first", data=spoilt)
+    assert result.summary["rows"] == {"train": 20, "validation": 5, "test": 6, "quarantined": 2}
+    quarantined = [json.loads(line) for line in Path("first/quarantine.jsonl").read_text().splitlines()]
+    assert {"split": "train", "row_id": 0, "reason": "row 0 has no ids"} in quarantined
+    assert len(quarantined) == 2
+
+
+def test_too_many_bad_rows_end_the_run(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    spoilt = {**SPLITS, "train": [{"ids": []}, *SPLITS["train"]]}
+    with pytest.raises(DataError, match="1 of 21 train rows cannot be used, more than a share of 0.01"):
+        run(tiny_recipe, "first", data=spoilt)
+    assert json.loads(Path("first/summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"data": {"columns": {"ids": "gone"}}}, "no column 'gone'"),
+        ({"train": {"bf16": "yes"}}, "train.bf16"),
+        ({"train": {"eval_strategy": "sometimes"}}, "sometimes"),
+        ({"train": {"learning_rate": "1e-4"}}, "train.learning_rate"),
+        ({"adapter": {"target_modules": ["q_prj"]}}, "q_prj"),
+        ({"train": {"train_sampling_strategy": "group_by_length"}}, "group_by_length"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    tiny_recipe: Recipe, in_tmp: Path, changes: dict[str, Any], error: str
+) -> None:
+    with pytest.raises((RecipeError, DataError)) as caught:
+        run(tiny_recipe.override(**changes), "first", data=SPLITS)
+    assert error in str(caught.value)
+    assert not Path("first").exists()
+
+
+def test_a_run_can_be_loaded_evaluated_and_used(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    result = run(tiny_recipe, "first", data=SPLITS)
+    loaded = load_run("first")
+    assert loaded.predict(["3 4 5 6", "9 10 11"]) == result.predict(["3 4 5 6", "9 10 11"])
+    measured = loaded.evaluate(SPLITS)
+    assert measured["split"] == "test"
+    assert measured["rows"] == 6
+    assert measured["metrics"] == pytest.approx(result.summary["after"], rel=1e-5)
+    assert loaded.evaluate(SPLITS["test"])["metrics"] == pytest.approx(result.summary["after"], rel=1e-5)
+    with pytest.raises(DataError, match="given in code"):
+        loaded.evaluate()
+
+
+def test_a_lora_run_saves_the_adapter_alone(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(
+        model="base", adapter={"r": 4, "target_modules": ["q_proj", "layers.1.mlp.*"]}
+    )
+    run(tiny_recipe.override(train={"max_steps": 1}), "first", data=SPLITS)
+    Path("first/model").rename("base")
+    result = run(recipe, "second", data=SPLITS)
+    trained = weights(result.folder)
+    assert {name.split(".lora_")[0].removeprefix("base_model.model.model.") for name in trained} == {
+        "layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj",
+        "layers.1.mlp.gate_proj", "layers.1.mlp.up_proj", "layers.1.mlp.down_proj",
+    }  # fmt: skip
+    assert load_run("second").evaluate(SPLITS)["metrics"] == pytest.approx(result.summary["after"], rel=1e-4)
+    config = json.loads(Path("second/model/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(in_tmp / "base")
+
+
+def test_nothing_of_the_arguments_is_pickled(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    run(tiny_recipe.override(train={"hub_token": "hf_secret_123", "max_steps": 4}), "first", data=SPLITS)
+    files = [path for path in Path("first").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if b"hf_secret_123" in path.read_bytes()]
+    assert not list(Path("first").rglob("training_args.bin"))
+
+
+def test_observers_see_the_end(
+    tiny_recipe: Recipe, in_tmp: Path, install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = """
+        from toolkit import hookimpl
+
+        @hookimpl
+        def toolkit_run_finished(run):
+            print("finished", run.folder, run.summary["status"])
+
+        @hookimpl
+        def toolkit_run_failed(run, error):
+            print("failed", run.summary["status"], error.message)
+    """
+    # The fixture of the tiny plugin has made the folder that packages are installed into.
+    install("toolkit-watch", plugins={"watch": "toolkit_watch"}, modules={"toolkit_watch": source})
+    recipe = tiny_recipe.override(plugins=["tiny", "watch"], train={"max_steps": 1})
+    run(recipe, "first", data=SPLITS)
+    with pytest.raises(DataError):
+        run(recipe.override(data={"on_error": "stop"}), "second", data={**SPLITS, "train": [{"ids": []}] * 3})
+    assert capsys.readouterr().out.splitlines() == [
+        "finished first finished",
+        "failed failed row 2 has no ids",
+    ]

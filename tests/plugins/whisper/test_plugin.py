@@ -1,0 +1,142 @@
+"""The hooks, asked as the core asks them."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toolkit_whisper
+import torch
+from toolkit_whisper.model import WhisperProcessor, check_fit
+from toolkit_whisper.settings import WhisperSettings
+from transformers import WhisperFeatureExtractor
+from transformers import WhisperProcessor as TheirProcessor
+
+from toolkit import DataError, ModelError, Recipe, RecipeError
+
+Clip = Callable[..., torch.Tensor]
+Write = Callable[..., Path]
+
+
+def recipe(settings: WhisperSettings | None = None, **values: Any) -> Recipe:
+    made = Recipe(name="test", plugins=["whisper"], **values)
+    return made.with_settings({WhisperSettings: settings or WhisperSettings()})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[Any], str]:
+    """A model and its processor in a folder, as a user has them."""
+
+    def save(whisper: Any) -> str:
+        for part in whisper:
+            part.save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model")
+
+    return save
+
+
+def test_importing_the_plugin_imports_nothing_heavy() -> None:
+    code = "import sys, toolkit_whisper; print({'torch', 'transformers', 'soundfile'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
+def test_columns_are_recognised_by_their_usual_names() -> None:
+    audio, text = toolkit_whisper.toolkit_columns()
+    assert (audio.name, text.name) == ("audio", "text")
+    assert "file_name" in audio.usual
+    assert "transcription" in text.usual
+    assert audio.required
+    assert text.required
+
+
+def test_faults_that_are_known_before_the_model_is() -> None:
+    assert toolkit_whisper.toolkit_settings() is WhisperSettings
+    assert toolkit_whisper.toolkit_check(recipe(adapter={"r": 4})) == []
+    wrong = recipe(WhisperSettings(max_new_tokens=0), adapter={"r": 4, "task_type": "SEQ_2_SEQ_LM"})
+    tokens, task = toolkit_whisper.toolkit_check(wrong)
+    assert isinstance(tokens, RecipeError)
+    assert "whisper.max_new_tokens: must be at least 1, found 0" in str(tokens)
+    assert "adapter.task_type: 'SEQ_2_SEQ_LM'" in str(task)
+
+
+@pytest.mark.parametrize("kind", ["english", "multilingual"])
+def test_from_folder_to_scores_and_texts(
+    kind: str, saved: Any, clip: Clip, write: Write, request: Any
+) -> None:
+    folder = saved(request.getfixturevalue(kind))
+    settings = WhisperSettings("de" if kind == "multilingual" else None, max_new_tokens=5)
+    asked = recipe(settings, model=folder)
+    model, processor = toolkit_whisper.toolkit_model(asked)()
+    assert all(weights.dtype == torch.float32 for weights in model.parameters())
+    prepare = pickle.loads(pickle.dumps(toolkit_whisper.toolkit_prepare(processor)))
+    raw = [
+        {
+            "audio": str(write(f"{seed}.wav", clip(1, seed), 22_050)),
+            "text": text,
+            "row_id": seed,
+            "speaker": "a",
+        }
+        for seed, text in enumerate(["one", "two three"])
+    ]
+    rows = [prepare(row) for row in raw]
+    assert rows[0]["audio"].shape == (-(-16_000 * 16_000 // 22_050),)
+    assert rows[0]["speaker"] == "a"
+    batch = toolkit_whisper.toolkit_collator(processor)(rows)
+    loss = toolkit_whisper.toolkit_loss()(model.eval(), batch)
+    scored = toolkit_whisper.toolkit_evaluate_batch(asked, processor)(model, batch)
+    assert scored.loss.total.item() == pytest.approx(loss.total.item(), rel=1e-5)
+    (rates,) = toolkit_whisper.toolkit_metrics(processor)
+    rates.update(scored)
+    assert set(rates.compute()) == {"wer", "cer", "wer_raw", "cer_raw"}
+    texts = toolkit_whisper.toolkit_predict(asked, model, processor)([row["audio"] for row in raw])
+    assert texts == scored.predictions
+
+
+def test_bad_rows_are_named(english: Any, write: Write, clip: Clip) -> None:
+    prepare = toolkit_whisper.toolkit_prepare(english[1])
+    path = str(write("clip.wav", clip(3)))
+    with pytest.raises(DataError, match=r"clip\.wav lasts 3 s, longer than the model's 2 s"):
+        prepare({"audio": path, "text": "yes", "row_id": 0})
+    with pytest.raises(DataError, match=r"clip\.wav: the transcript is empty"):
+        prepare({"audio": path, "text": " ", "row_id": 0})
+
+
+def test_a_language_is_checked_before_the_model_is_loaded() -> None:
+    with pytest.raises(RecipeError, match="no language of Whisper's"):
+        toolkit_whisper.toolkit_model(recipe(WhisperSettings("elvish"), model="no-such-model"))()
+
+
+def test_a_multilingual_model_without_a_language_is_refused(multilingual: Any, saved: Any) -> None:
+    with pytest.raises(RecipeError) as caught:
+        toolkit_whisper.toolkit_model(recipe(model=saved(multilingual)))()
+    assert caught.value.hint == "name the language spoken: --set whisper.language=en"
+
+
+def test_a_processor_of_another_model_is_refused(english: Any) -> None:
+    model, processor = english
+    check_fit(model.config, processor)
+    processor.feature_extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=30)
+    model.config.decoder_start_token_id = 7
+    model.config.vocab_size = 100
+    with pytest.raises(ModelError) as caught:
+        check_fit(model.config, processor)
+    assert "mel bands: 128, not 80" in caught.value.message
+    assert "frames in a window: 3000, not 200" in caught.value.message
+    assert "id of <|startoftranscript|>: 257, not 7" in caught.value.message
+    assert "tokens: 265, more than 100" in caught.value.message
+
+
+def test_the_map_of_spellings_is_saved_with_the_processor(english: Any, tmp_path: Path) -> None:
+    processor = english[1]
+    processor.tokenizer.english_spelling_normalizer = {"colour": "color"}
+    ours = WhisperProcessor(processor.feature_extractor, processor.tokenizer)
+    ours.save_pretrained(tmp_path)
+    again = TheirProcessor.from_pretrained(tmp_path)
+    assert again.tokenizer.english_spelling_normalizer == {"colour": "color"}
+    assert again.tokenizer("a").input_ids == processor.tokenizer("a").input_ids

@@ -1,0 +1,115 @@
+"""Evaluation of a batch, and generation against transformers' own."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from toolkit_whisper.collate import Collator
+from toolkit_whisper.labels import labels_of, set_prompt
+from toolkit_whisper.loss import summed_cross_entropy
+from toolkit_whisper.scoring import Evaluate
+from toolkit_whisper.settings import WhisperSettings
+
+from toolkit import Batch
+
+Clip = Callable[..., torch.Tensor]
+SETTINGS = {"english": WhisperSettings(), "multilingual": WhisperSettings("de", "translate")}
+
+
+def batch_for(whisper: Any, clip: Clip, settings: WhisperSettings) -> Batch:
+    model, processor = whisper
+    set_prompt(processor.tokenizer, model, settings)
+    rows = [
+        {
+            "audio": clip(1 + seed, seed),
+            "text": text,
+            "labels": labels_of(text, processor.tokenizer),
+            "row_id": seed,
+        }
+        for seed, text in enumerate(["yes", "not now"])
+    ]
+    return Collator(processor)(rows)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_texts_are_those_of_transformers_own_generate(kind: str, clip: Clip, request: Any) -> None:
+    whisper = model, processor = request.getfixturevalue(kind)
+    settings = SETTINGS[kind]
+    batch = batch_for(whisper, clip, settings)
+    asked = {"language": settings.language, "task": settings.task} if kind == "multilingual" else {}
+    tokens = model.generate(input_features=batch["input_features"], **asked)
+    expected = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+    with torch.no_grad():
+        scored = Evaluate(processor.tokenizer, None)(model, batch)
+    assert scored.predictions == expected
+    assert len(set(expected)) == 2
+    assert scored.references == ["yes", "not now"]
+
+
+def test_the_prompt_makes_a_difference(multilingual: Any, clip: Clip) -> None:
+    model, processor = multilingual
+    texts = []
+    for language in ("de", "fr"):
+        batch = batch_for(multilingual, clip, WhisperSettings(language))
+        texts.append(Evaluate(processor.tokenizer, None)(model, batch).predictions)
+    assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize("peft", [False, True])
+def test_the_encoder_runs_once_and_the_loss_is_that_of_training(english: Any, clip: Clip, peft: bool) -> None:
+    batch = batch_for(english, clip, WhisperSettings())
+    model, processor = english
+    if peft:
+        config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        model = get_peft_model(model, config).eval()
+    expected = summed_cross_entropy(model, batch)
+    calls: list[int] = []
+    model.get_encoder().register_forward_hook(lambda *_: calls.append(1))
+    scored = Evaluate(processor.tokenizer, None)(model, batch)
+    assert calls == [1]
+    assert scored.loss.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
+    assert scored.loss.count == expected.count
+
+
+@pytest.mark.parametrize(("asked", "made"), [(None, 38), (7, 7), (1_000, 38)])
+def test_texts_end_where_the_settings_or_the_decoder_do(
+    english: Any, clip: Clip, asked: Any, made: int
+) -> None:
+    batch = batch_for(english, clip, WhisperSettings())
+    model, processor = english
+    model.generation_config.suppress_tokens = [processor.tokenizer.eos_token_id]
+    lengths: list[int] = []
+    model.proj_out.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    Evaluate(processor.tokenizer, asked)(model, batch)
+    loss, prompt, *steps = lengths
+    assert (loss, prompt) == (batch["labels"].shape[1], 2)
+    assert steps == [1] * (made - 1)  # with a cache, one position a token
+
+
+def test_a_model_in_half_precision(english: Any, clip: Clip) -> None:
+    batch = batch_for(english, clip, WhisperSettings())
+    model, processor = english
+    scored = Evaluate(processor.tokenizer, None)(model.to(torch.bfloat16), batch)
+    assert len(scored.predictions) == 2
+
+
+def test_nothing_of_the_model_changes_and_nothing_is_warned_of(
+    multilingual: Any, clip: Clip, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("transformers")
+    type(logger).warning_once.cache_clear()  # type: ignore[attr-defined]
+    monkeypatch.setattr(logger, "propagate", True)
+    batch = batch_for(multilingual, clip, WhisperSettings("de"))
+    model, processor = multilingual
+    model.config.use_cache = False
+    model.generation_config.forced_decoder_ids = [[1, 280], [2, 359]]  # as in older files
+    before = copy.deepcopy((model.config.to_dict(), model.generation_config.to_dict()))
+    Evaluate(processor.tokenizer, 5)(model, batch)
+    assert (model.config.to_dict(), model.generation_config.to_dict()) == before
+    assert caplog.messages == []

@@ -1,0 +1,405 @@
+"""Models and processors by folder or hub name, loaded so that nothing is silently wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.discovery import did_you_mean
+from toolkit.errors import ModelError, RecipeError
+from toolkit.quantization import quantization_arguments
+from toolkit.recipe import ModelSpec
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_ADAPTER = "adapter_config.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_log = logging.getLogger(__name__)
+
+
+def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> Any:
+    """The model that `spec` describes.
+
+    The folder of an adapter gives its base model with the adapter on it, ready to be trained further.
+
+        >>> load_model("openai/whisper-small", load_in_4bit=True)
+        >>> load_model(recipe.model, WhisperForConditionalGeneration)
+
+    Args:
+        spec: a model of a recipe, or just a folder or a name on the hub. `dtype: auto` is the checkpoint's own on a
+            GPU, but float32 for float16, which cannot be trained in, and for everything on a CPU, where half
+            precision saves no time and loses small updates.
+        cls: a class of transformers, or an Auto class; None: the one that the checkpoint names.
+        load: `load_in_4bit`, `load_in_8bit`, a field of `ModelSpec`, or arguments of `from_pretrained`.
+    Raises:
+        ModelError: there is no such model, it cannot be reached, it is another architecture, it has no weights
+            in safetensors, or some are missing.
+        RecipeError: a setting is wrong.
+    """
+    spec, load = _merged(spec, load)
+    quantization = quantization_arguments(spec)
+    place = _place(spec.name)
+    with _quiet(), _explained(f"the model {place} cannot be loaded"):
+        facts = _json(place, "config.json", spec.revision)
+        if facts is None:
+            return _with_adapter(place, spec, cls, load)
+        cls = cls or _named_class(place, facts, spec)
+        _check_architecture(cls, facts, place)
+        if spec.from_config:
+            return _untrained(cls, place, spec, load)
+        _check_format(place, "model")
+        arguments = {"dtype": _dtype(spec, facts), "revision": spec.revision, **quantization, **load}
+        model, info = cls.from_pretrained(
+            place,
+            use_safetensors=True,
+            trust_remote_code=spec.trust_remote_code,
+            output_loading_info=True,
+            **{"ignore_mismatched_sizes": True, **arguments},
+        )
+        _check_complete(model, info, facts, place, replaced=load.get("ignore_mismatched_sizes", False))
+    return model
+
+
+def load_processor(spec: ModelSpec | str | Path, cls: Any) -> Any:
+    """The tokenizer, feature extractor, image processor or processor that is kept with the model.
+
+    Args:
+        cls: its class, or an Auto class. The folder of an adapter that has no such files gives its base model's.
+    Raises:
+        ModelError: there is none, or it is another model's.
+    """
+    spec, _ = _merged(spec, {})
+    place = _place(spec.name)
+    hint = "the files that prepare a model's inputs belong beside its weights"
+    with _quiet(), _explained(f"no {cls.__name__} can be loaded from {place}{_holds(place)}", hint):
+        _file(place, "config.json", spec.revision)  # says more than `cls` would where the hub does not answer
+        base = _base_of(place, spec) if _is_bare_adapter(place) else None
+        if base is not None:
+            return load_processor(base, cls)
+        processor = cls.from_pretrained(
+            place, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+        _check_vocabulary(processor, place)
+    return processor
+
+
+# ---- what is asked for ---------------------------------------------------------------------------------
+
+
+def _merged(spec: ModelSpec | str | Path, load: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+    """`spec` with what `load` says of the same things, and the rest of `load`."""
+    spec = spec if isinstance(spec, ModelSpec) else ModelSpec(name=str(spec))
+    rest = dict(load)
+    bits = [bits for bits in ("4bit", "8bit") if rest.pop(f"load_in_{bits}", False)]
+    if len(bits) > 1:
+        raise RecipeError("load_in_4bit and load_in_8bit: a model is loaded in one of them")
+    if "torch_dtype" in rest:
+        rest["dtype"] = rest.pop("torch_dtype")
+    fields = [field.name for field in dataclasses.fields(ModelSpec)]
+    said = {key: rest.pop(key) for key in fields if key in rest} | ({"quantization": bits[0]} if bits else {})
+    if "dtype" in said:
+        said["dtype"] = str(said["dtype"]).removeprefix("torch.")
+    spec = dataclasses.replace(spec, **said)
+    if spec.dtype not in DTYPES:
+        raise RecipeError(
+            f"model.dtype: expected {', '.join(DTYPES)}, found '{spec.dtype}'",
+            did_you_mean(spec.dtype, DTYPES),
+        )
+    if spec.from_config and spec.quantization != "none":
+        raise RecipeError(
+            "model.quantization: random weights (from_config) are not quantized",
+            hint="leave one of the two out",
+        )
+    return spec, rest
+
+
+def _place(name: str) -> str:
+    """The folder's absolute path, which an adapter will record as its base, or a name on the hub."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path.absolute())
+    if path.exists():
+        raise ModelError(
+            f"{name} is a file, not a model's folder", hint="name the folder that holds config.json"
+        )
+    first, *rest = name.split("/")
+    if first in ("", ".", "..", "~") or len(rest) > 1 or "\\" in name or (rest and Path(first).is_dir()):
+        raise ModelError(
+            f"the folder {name} does not exist", hint="name a model's folder, or a model on the hub"
+        )
+    return name
+
+
+def _dtype(spec: ModelSpec, facts: Mapping[str, Any]) -> Any:
+    import torch
+
+    if spec.dtype != "auto":
+        return getattr(torch, spec.dtype)
+    stored = facts.get("dtype") or facts.get("torch_dtype")
+    return "auto" if torch.accelerator.is_available() and stored != "float16" else torch.float32
+
+
+# ---- what is there -------------------------------------------------------------------------------------
+
+
+def _json(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
+    """A JSON file of the model, or None where it has none."""
+    path = _file(place, name, revision)
+    if path is None:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no settings")
+    return content
+
+
+def _file(place: str, name: str, revision: str | None) -> Path | None:
+    """A file of a folder or of the hub, or None where it has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if Path(place).is_dir():
+        path = Path(place, name)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(place, name, revision=revision))
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+def _holds(place: str) -> str:
+    """What a folder holds, in brackets."""
+    if not Path(place).is_dir():
+        return ""
+    names = sorted(path.name for path in Path(place).iterdir())
+    return f" (it holds {_few(names, 8)})" if names else " (it is empty)"
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _named_class(place: str, facts: Mapping[str, Any], spec: ModelSpec) -> Any:
+    """The class that wrote the checkpoint."""
+    import transformers
+
+    names = facts.get("architectures") or []
+    if not names:
+        return transformers.AutoModel
+    if hasattr(transformers, names[0]):
+        return getattr(transformers, names[0])
+    automatic = [
+        key for key, value in facts.get("auto_map", {}).items() if str(value).endswith(f".{names[0]}")
+    ]
+    if automatic and spec.trust_remote_code:
+        return getattr(transformers, automatic[0])
+    hint = (
+        "its own code can be run with trust_remote_code: true"
+        if automatic
+        else "a newer transformers may know it"
+    )
+    raise ModelError(
+        f"{place} is a {names[0]}, which transformers {transformers.__version__} does not know", hint
+    )
+
+
+def _check_architecture(cls: Any, facts: Mapping[str, Any], place: str) -> None:
+    """Transformers loads a model of one type into the class of another, and draws at random what is missing."""
+    expected, found = getattr(cls, "config_class", None), facts.get("model_type")
+    if expected is None or found is None or found == expected.model_type or expected.base_config_key in facts:
+        return
+    wrote = ", ".join(facts.get("architectures") or [found])
+    raise ModelError(
+        f"{place} holds a {wrote} (model_type '{found}'), not a {cls.__name__} ('{expected.model_type}')",
+        hint=f"name a model of type '{expected.model_type}', or run a task for '{found}'",
+    )
+
+
+def _check_format(place: str, stem: str) -> None:
+    folder = Path(place)
+    if not folder.is_dir() or any(folder.glob(f"{stem}*.safetensors*")):
+        return
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
+    if pickles:
+        raise ModelError(
+            f"{place} has its weights only in {', '.join(pickles)}; reading such a file can run code that is in it",
+            hint="where you trust it, load it with transformers and `save_pretrained` it: that writes safetensors",
+        )
+    raise ModelError(
+        f"{place} has no weights in safetensors{_holds(place)}",
+        hint="name a folder that `save_pretrained` wrote, or set from_config: true to start from random weights",
+    )
+
+
+def _check_complete(model: Any, info: Mapping[str, Any], facts: Any, place: str, *, replaced: bool) -> None:
+    """Refuse weights that are missing or misshapen, but for a new head, which is there to be trained."""
+    missing = sorted(info["missing_keys"])
+    misshapen = {key: (tuple(there), tuple(here)) for key, there, here in sorted(info["mismatched_keys"])}
+    name = type(model).__name__
+    other_head = name not in (facts.get("architectures") or [name])
+    in_body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+    if misshapen and not replaced:
+        key, (there, here) = next(iter(misshapen.items()))
+        raise ModelError(
+            f"{place}: {len(misshapen)} weights have another shape than {name}'s: {key} is {there}, not {here}",
+            hint="config.json and the weights are not of the same model",
+        )
+    if in_body or (missing and not other_head):
+        raise ModelError(
+            f"{place} lacks {len(missing)} weights of {name}: {_few(missing)}",
+            hint="the download or copy is incomplete, or the weights are another model's",
+        )
+    if missing or misshapen:
+        _log.warning(
+            "%s starts with random weights where %s has none: %s", name, place, _few([*missing, *misshapen])
+        )
+
+
+def _check_vocabulary(processor: Any, place: str) -> None:
+    """Without its files a tokenizer is made all the same, with nothing in it."""
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and not (
+        set(tokenizer.get_vocab()) - _special(tokenizer)
+    ):
+        names = ", ".join(dict.fromkeys(["tokenizer.json", *tokenizer.vocab_files_names.values()]))
+        raise ModelError(f"{place} has no tokenizer{_holds(place)}", hint=f"put its files there: {names}")
+
+
+def _special(tokenizer: Any) -> set[str]:
+    return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+
+
+# ---- other ways to a model -----------------------------------------------------------------------------
+
+
+def _untrained(cls: Any, place: str, spec: ModelSpec, load: Mapping[str, Any]) -> Any:
+    """Random weights, from torch's global generator."""
+    import torch
+    from transformers import AutoConfig, GenerationConfig
+
+    known = getattr(cls, "config_class", None) or AutoConfig
+    remote = {"trust_remote_code": spec.trust_remote_code} if known is AutoConfig else {}
+    config = known.from_pretrained(place, revision=spec.revision, **remote)
+    config.name_or_path = ""  # an adapter must not record a base model that has other weights
+    dtype = torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    make = cls.from_config if known is AutoConfig else cls._from_config
+    model = make(config, dtype=dtype, **remote, **load).eval()
+    if model.can_generate() and _file(place, "generation_config.json", spec.revision):
+        model.generation_config = GenerationConfig.from_pretrained(place, revision=spec.revision)
+    return model
+
+
+def _is_bare_adapter(place: str) -> bool:
+    """Whether the folder holds an adapter and nothing to prepare inputs with."""
+    folder = Path(place)
+    others = ("tokenizer*", "vocab*", "*processor_config.json", "*.model")
+    return (folder / _ADAPTER).is_file() and not any(path for other in others for path in folder.glob(other))
+
+
+def _base_of(place: str, spec: ModelSpec) -> ModelSpec | None:
+    """The model that an adapter was trained on, or None where there is no adapter."""
+    adapter = _json(place, _ADAPTER, spec.revision)
+    if adapter is None:
+        return None
+    if not adapter.get("base_model_name_or_path"):
+        raise ModelError(
+            f"the adapter in {place} does not say what its base model is", hint="write it in " + _ADAPTER
+        )
+    base = dataclasses.replace(
+        spec, name=adapter["base_model_name_or_path"], revision=adapter.get("revision")
+    )
+    try:
+        _place(base.name)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter in {place} needs its base model: {error.message}", error.hint
+        ) from error
+    return base
+
+
+def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]) -> Any:
+    base = _base_of(place, spec)
+    if base is None:
+        raise ModelError(
+            f"{place} has no config.json{_holds(place)}", hint="name a folder that `save_pretrained` wrote"
+        )
+    from peft import PeftModel
+
+    _check_format(place, "adapter_model")
+    model = load_model(base, cls, **load)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+        return PeftModel.from_pretrained(model, place, revision=spec.revision, is_trainable=True)
+
+
+# ---- errors and noise ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _explained(what: str, hint: str | None = None) -> Iterator[None]:
+    """What the libraries raise, as an error that says what could not be done."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, UserWarning, SafetensorError) as error:
+        reason, better_hint = _reason(error)
+        raise ModelError(f"{what}: {reason}", better_hint or hint) from error
+
+
+def _reason(error: Exception) -> tuple[str, str | None]:
+    """Why, in a sentence, and what to do."""
+    from huggingface_hub import errors as hub
+    from safetensors import SafetensorError
+
+    known: dict[type[Exception], tuple[str, str]] = {
+        hub.HFValidationError: ("there is no such folder, and no hub has such a name", "check the name"),
+        hub.GatedRepoError: (
+            "its owner grants access",
+            "ask for it on the model's page, then `hf auth login`",
+        ),
+        hub.RepositoryNotFoundError: (
+            "neither a folder nor the hub has it",
+            "check the name, or `hf auth login`",
+        ),
+        hub.RevisionNotFoundError: ("the hub has no such revision of it", "check model.revision"),
+        hub.LocalEntryNotFoundError: (
+            "there is no such folder, and the hub cannot be reached",
+            "check name and network",
+        ),
+        SafetensorError: ("the file with the weights is damaged or cut off", "copy or download it again"),
+    }
+    for kind, answer in known.items():
+        if isinstance(error, kind) or isinstance(error.__cause__, kind):
+            return answer
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" :")
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first), None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bar and reports, whose contents are checked here; the hub still shows downloads."""
+    from transformers.utils import logging as messages
+
+    level, bar = messages.get_verbosity(), messages._tqdm_active
+    messages.set_verbosity_error()
+    messages._tqdm_active = False  # `disable_progress_bar` would take the hub's bars too
+    try:
+        yield
+    finally:
+        messages.set_verbosity(level)
+        messages._tqdm_active = bar

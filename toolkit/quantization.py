@@ -1,0 +1,94 @@
+"""Weights in 4 or 8 bits, by bitsandbytes."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.discovery import did_you_mean
+from toolkit.errors import ModelError, RecipeError
+from toolkit.recipe import ModelSpec
+from toolkit.structure import show, unknown_key
+
+_WHERE = "model.quantization"
+_CHOICES = {
+    "bnb_4bit_quant_type": ("nf4", "fp4"),
+    "bnb_4bit_compute_dtype": ("float32", "bfloat16", "float16"),
+    "bnb_4bit_quant_storage": ("uint8", "float16", "float32", "bfloat16"),
+}
+
+
+def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:
+    """What to pass to `from_pretrained` so that the model is quantized as it is loaded.
+
+    `4bit` is QLoRA's: NormalFloat, its constants quantized a second time. It computes in bfloat16 on a GPU that can,
+    in float16 on one that cannot, and in float32 on a CPU, where half precision saves no time and loses digits.
+    `8bit` is LLM.int8(). A mapping is fields of `transformers.BitsAndBytesConfig`, with that class's defaults.
+
+    Raises:
+        RecipeError: a field is unknown or wrong.
+        ModelError: bitsandbytes is not installed.
+    Source: Dettmers et al. 2023, QLoRA, section 3; Dettmers et al. 2022, LLM.int8().
+    """
+    if spec.quantization == "none":
+        return {}
+    fields = _fields(spec.quantization)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"{_WHERE}: {show(spec.quantization)} needs bitsandbytes", hint="pip install bitsandbytes"
+        )
+    from transformers import BitsAndBytesConfig
+
+    try:
+        return {"quantization_config": BitsAndBytesConfig(**fields)}
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{_WHERE}: {error}") from error
+
+
+def _fields(quantization: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(quantization, Mapping):
+        if faults := _faults(quantization):
+            raise RecipeError.gather(faults)
+        return dict(quantization)
+    if quantization == "8bit":
+        return {"load_in_8bit": True}
+    if quantization == "4bit":
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": _compute_dtype(),
+        }
+    raise RecipeError(f"{_WHERE}: expected none, 4bit, 8bit or a mapping, found {show(quantization)}")
+
+
+def _faults(given: Mapping[str, Any]) -> list[RecipeError]:
+    from transformers import BitsAndBytesConfig
+
+    names = [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"]
+    faults = [unknown_key(f"{_WHERE}.{key}", key, names) for key in given if key not in names]
+    for key, choices in _CHOICES.items():
+        if key in given and given[key] not in choices:
+            faults.append(
+                RecipeError(
+                    f"{_WHERE}.{key}: expected {' or '.join(choices)}, found {show(given[key])}",
+                    hint=did_you_mean(str(given[key]), choices),
+                )
+            )
+    if not given.get("load_in_4bit") and not given.get("load_in_8bit"):
+        faults.append(
+            RecipeError(
+                f"{_WHERE}: does not say how many bits", hint="add load_in_4bit: true or load_in_8bit: true"
+            )
+        )
+    return faults
+
+
+def _compute_dtype() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
