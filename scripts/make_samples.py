@@ -26,7 +26,7 @@ def main() -> None:
     """Make the samples named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description="make the samples that the tasks ship")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MAKERS)} (default: all)")
-    parser.add_argument("--out", type=Path, default=SHELF, help="the folder for the samples' folders (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=SHELF, help="where the folders go (default: %(default)s)")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(MAKERS):
         parser.error(f"no sample named {', '.join(sorted(unknown))} (known: {', '.join(MAKERS)})")

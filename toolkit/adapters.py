@@ -66,7 +66,7 @@ def adapt(model: nn.Module, adapter: Mapping[str, Any] | peft.PeftConfig) -> Any
 
     New weights are drawn from torch's global generator.
 
-        >>> model = adapt(model, {"r": 16, "target_modules": ["decoder.layers.*.self_attn.q_proj"]})
+        model = adapt(model, {"r": 16, "target_modules": ["decoder.layers.*.self_attn.q_proj"]})
 
     Args:
         adapter: as in a recipe (`kind`, by default lora, and fields of `peft.LoraConfig`), or a PEFT config.

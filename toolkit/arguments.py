@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import (
     ConfigDict,
     PydanticSchemaGenerationError,
@@ -52,6 +53,7 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
             f"train.train_sampling_strategy: '{strategy}' is not available",
             hint=f"one of: {', '.join(_ORDERS)}",
         )
+    derived["dataloader_pin_memory"] = torch.accelerator.is_available()
     values = {**_DEFAULTS, **derived, **train, **_OURS, "output_dir": str(output_dir)}
     try:
         return TrainingArguments(**values)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.discovery import did_you_mean
-from toolkit.errors import ModelError, RecipeError
-from toolkit.quantization import quantization_arguments
+from toolkit.errors import ModelError, RecipeError, ToolkitError
+from toolkit.quantization import keep_unpacked, quantization_arguments
 from toolkit.recipe import ModelSpec
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -28,8 +28,8 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
 
     The folder of an adapter gives its base model with the adapter on it, ready to be trained further.
 
-        >>> load_model("openai/whisper-small", load_in_4bit=True)
-        >>> load_model(recipe.model, WhisperForConditionalGeneration)
+        load_model("openai/whisper-small", load_in_4bit=True)
+        load_model(recipe.model, WhisperForConditionalGeneration)
 
     Args:
         spec: a model of a recipe, or just a folder or a name on the hub. `dtype: auto` is the checkpoint's own on a
@@ -63,6 +63,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
             **{"ignore_mismatched_sizes": True, **arguments},
         )
         _check_complete(model, info, facts, place, replaced=load.get("ignore_mismatched_sizes", False))
+        keep_unpacked(model)
     return model
 
 
@@ -252,12 +253,12 @@ def _check_complete(model: Any, info: Mapping[str, Any], facts: Any, place: str,
     if misshapen and not replaced:
         key, (there, here) = next(iter(misshapen.items()))
         raise ModelError(
-            f"{place}: {len(misshapen)} weights have another shape than {name}'s: {key} is {there}, not {here}",
+            f"{place}: {len(misshapen)} of {name}'s weights have another shape: {key} is {there}, not {here}",
             hint="config.json and the weights are not of the same model",
         )
     if in_body or (missing and not other_head):
         raise ModelError(
-            f"{place} lacks {len(missing)} weights of {name}: {_few(missing)}",
+            f"{place} lacks {len(missing)} of {name}'s weights: {_few(missing)}",
             hint="the download or copy is incomplete, or the weights are another model's",
         )
     if missing or misshapen:
@@ -351,12 +352,12 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
 
 @contextmanager
 def _explained(what: str, hint: str | None = None) -> Iterator[None]:
-    """What the libraries raise, as an error that says what could not be done."""
-    from safetensors import SafetensorError
-
+    """Whatever the libraries raise over a model they cannot load, as an error that says what could not be done."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, UserWarning, SafetensorError) as error:
+    except ToolkitError:
+        raise
+    except Exception as error:
         reason, better_hint = _reason(error)
         raise ModelError(f"{what}: {reason}", better_hint or hint) from error
 
@@ -387,7 +388,8 @@ def _reason(error: Exception) -> tuple[str, str | None]:
         if isinstance(error, kind) or isinstance(error.__cause__, kind):
             return answer
     first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" :")
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first), None
+    hint = "set trust_remote_code: true where you trust it" if "custom code" in first else None
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first), hint
 
 
 @contextmanager

@@ -23,9 +23,10 @@ class Progress(TrainerCallback):
         self.loss: float | None = None
         self.work: dict[str, float] = defaultdict(float)
         self._bar: Any = None
-        self._started = self._last_line = 0.0
+        self._started = 0.0
+        self._last_line = time.monotonic()
         self._first_step = 0
-        self._evaluating = 0
+        self._evaluated = 0
 
     def count(self, work: Mapping[str, float]) -> None:
         """Add amounts that a batch says it processed."""
@@ -46,23 +47,21 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step, note=self._note())
-        elif (
-            time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
-            or state.global_step == state.max_steps
-        ):
-            self._last_line = time.monotonic()
+        elif self._is_time() or state.global_step == state.max_steps:
             say(f"step {state.global_step}/{state.max_steps}  {self._note()}  {self._left(state)} left")
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._evaluating += 1
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        self._evaluated += 1
+        note = f"evaluating: batch {self._evaluated}/{len(eval_dataloader)}"
         if self._bar is not None:
-            self._bar.update(self._task, note=f"evaluating, batch {self._evaluating}")
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            say(f"evaluating, batch {self._evaluating}")
+            self._bar.update(self._task, note=note)
+        elif self._is_time():
+            say(note)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._evaluating = 0
+        self._evaluated = 0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
@@ -79,6 +78,14 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stop()
+
+    def _is_time(self) -> bool:
+        """Whether the last plain line is long enough ago for another."""
+        now = time.monotonic()
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
 
     def _note(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-6)

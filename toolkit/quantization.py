@@ -47,6 +47,17 @@ def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:
         raise RecipeError(f"{_WHERE}: {error}") from error
 
 
+def keep_unpacked(model: Any) -> None:
+    """Have 4-bit weights stay as they were loaded, so that a model that was evaluated can still be trained.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks them at the first forward in evaluation mode. Packed, their
+    scales are rounded to bfloat16, and no gradient passes back through them: adapters would silently not train.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _fields(quantization: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(quantization, Mapping):
         if faults := _faults(quantization):

@@ -65,6 +65,7 @@ class Trainer(transformers.Trainer):
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
         self._loss_before_resume = 0.0
+        self._reported: dict[str, list[float]] = {}
         self._stream_metrics = plugins is not None and kwargs.get("compute_metrics") is None
         if plugins is not None:
             processor = kwargs.get("processing_class")
@@ -137,12 +138,21 @@ class Trainer(transformers.Trainer):
         if self._plugins is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self._loss(model, inputs)
+        for name, value in loss.report.items():
+            self._reported.setdefault(name, []).append(float(value))
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
         if num_items_in_batch is None:
             mean = loss.total / max(int(loss.count), 1)
         else:
             mean = loss.total * self.args.world_size / num_items_in_batch.clamp(min=1)
         return (mean, loss.outputs) if return_outputs else mean
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As upstream; a line of training also has the means of what `Loss.report` said since the last one."""
+        if "loss" in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self._reported.items() if values}
+            self._reported.clear()
+        super().log(logs, start_time)
 
     def mean_train_loss(self) -> float | None:
         """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
@@ -167,6 +177,7 @@ class Trainer(transformers.Trainer):
         assert self._plugins is not None
         scores = Scores(self._plugins.metrics(self.processing_class))
         self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
         for batch in dataloader:
             self._interrupted()
             if "num_targets" in self._good_rows(batch):
@@ -230,12 +241,13 @@ class Trainer(transformers.Trainer):
             checkpoint.complete(folder)
             checkpoint.rotate(parent, limit, self.state.best_model_checkpoint)
 
-    def _running_loss(self) -> dict[str, float]:
+    def _running_loss(self) -> dict[str, Any]:
         """What upstream keeps in memory only: the loss since the last log line, and the sum before it."""
         return {
             "since_log": self._tr_loss.item(),
             "logged_step": self._globalstep_last_logged,
             "before_log": self._loss_before_resume + self._total_loss_scalar,
+            "reported": self._reported,
         }
 
     def _restore_running_loss(self, folder: Path) -> None:
@@ -243,6 +255,7 @@ class Trainer(transformers.Trainer):
         self._tr_loss += kept["since_log"]
         self._globalstep_last_logged = int(kept["logged_step"])
         self._loss_before_resume = kept["before_log"]
+        self._reported = kept["reported"]
 
 
 def model_loss(model: Any, batch: Batch) -> Loss:

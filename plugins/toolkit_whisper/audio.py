@@ -86,9 +86,8 @@ def load(source: Any, rate: int, max_seconds: float) -> Tensor:
     """
     with opened(source) as recording:
         if recording.samples > max_seconds * recording.rate:
-            lasts = round(recording.samples / recording.rate, 3)
             raise DataError(
-                f"{recording.name} lasts {lasts:g} s, longer than the model's {max_seconds:g} s",
+                f"{recording.name} lasts {recording.samples / recording.rate:.6g} s, longer than the model's {max_seconds:g} s",
                 hint="cut long recordings into pieces, each with its text",
             )
         return resampled(torch.cat(list(recording.blocks)), recording.rate, rate)

@@ -64,9 +64,9 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     Source: Radford et al. 2022, section 2.2.
     """
     touched = min(spec.frames, math.ceil((len(audio) + spec.n_fft // 2) / spec.hop))
-    # Half a transform more, so that the mirrored end lies behind the last frame that is kept.
-    length = min(spec.samples, touched * spec.hop + spec.n_fft // 2)
-    power = _mel_spectrogram(spec)(torch.nn.functional.pad(audio, (0, length - len(audio))))
+    # Unless the clip fills the window, this ends in zeros for as far as the transform mirrors its ends.
+    samples = touched * spec.hop
+    power = _mel_spectrogram(spec)(torch.nn.functional.pad(audio, (0, samples - len(audio))))
     loudness: Tensor = power[:, :touched].clamp(min=FLOOR).log10()  # (mels, touched)
     quietest = loudness.max() - 8
     silence = float((quietest.clamp(min=math.log10(FLOOR)) + 4) / 4)

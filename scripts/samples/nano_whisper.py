@@ -40,7 +40,9 @@ def build_tokenizer(texts: Iterable[str], merged_size: int) -> WhisperTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=merged_size, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    tokenizer = WhisperTokenizer(vocab=bpe.get_vocab(), merges=merges, pad_token=END, model_max_length=MAX_TOKENS)
+    tokenizer = WhisperTokenizer(
+        vocab=bpe.get_vocab(), merges=merges, pad_token=END, model_max_length=MAX_TOKENS
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": [START, *OTHER_SPECIALS, NO_TIMESTAMPS]})
     seconds = [step / POSITIONS_PER_SECOND for step in range(POSITIONS_PER_SECOND * WINDOW_SECONDS + 1)]
     tokenizer.add_tokens([AddedToken(f"<|{second:.2f}|>", normalized=True) for second in seconds])
@@ -53,7 +55,9 @@ def build_processor(tokenizer: WhisperTokenizer) -> WhisperProcessor:
     return WhisperProcessor(WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS), tokenizer)
 
 
-def build_model(tokenizer: WhisperTokenizer, width: int, layers: int, heads: int) -> WhisperForConditionalGeneration:
+def build_model(
+    tokenizer: WhisperTokenizer, width: int, layers: int, heads: int
+) -> WhisperForConditionalGeneration:
     """An untrained model for the tokenizer, with the generation settings of an English-only Whisper."""
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ends |= {"pad_token_id": tokenizer.pad_token_id}
@@ -124,7 +128,9 @@ def collate(batch: Sequence[Utterance], processor: WhisperProcessor) -> dict[str
 
 def extract(audio: list[np.ndarray], processor: WhisperProcessor) -> torch.Tensor:
     """Log-mel features (batch, mel, frames) of clips (samples,) at 16 kHz, padded to the window."""
-    return processor.feature_extractor(audio, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+    features = processor.feature_extractor(audio, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    input_features: torch.Tensor = features.input_features
+    return input_features
 
 
 @torch.no_grad()
@@ -133,13 +139,16 @@ def transcribe(
 ) -> list[str]:
     """What the model hears in the clips, by greedy search."""
     tokens = model.eval().generate(input_features=extract(audio, processor))  # (batch, tokens)
-    return processor.batch_decode(tokens, skip_special_tokens=True)
+    texts: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
+    return texts
 
 
 def save(model: WhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:
     """Write a model folder with weights in float16; its config makes transformers load them as float32."""
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder, state_dict={name: weight.half() for name, weight in model.state_dict().items()})
+    weights = {name: weight.half() for name, weight in model.state_dict().items()}
+    del weights["proj_out.weight"]  # the same as the decoder's embedding
+    model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     # Without this file the tokenizer's `normalize` fails. It maps British to American spelling: here, nothing.
     (folder / "normalizer.json").write_text("{}\n")

@@ -1,7 +1,8 @@
-"""A closed domain of spoken commands: a grammar of 60 words, and the two ways people write such sentences down."""
+"""A closed domain of spoken commands, from a grammar of some fifty words, and the two ways people write them."""
 
 import random
 import re
+from collections.abc import Container
 
 SLOTS = {
     "switch": ["on", "off"],
@@ -38,14 +39,19 @@ def draw(generator: random.Random) -> str:
     return pattern.format_map({slot: generator.choice(words) for slot, words in SLOTS.items()})
 
 
+def draw_outside(reserved: Container[str], generator: random.Random) -> str:
+    """One sentence that is not reserved."""
+    while (sentence := draw(generator)) in reserved:
+        pass
+    return sentence
+
+
 def draw_distinct(count: int, generator: random.Random, taken: set[str]) -> list[str]:
     """`count` sentences that differ from each other and from the `taken`, to which they are added."""
     sentences: list[str] = []
     while len(sentences) < count:
-        sentence = draw(generator)
-        if sentence not in taken:
-            taken.add(sentence)
-            sentences.append(sentence)
+        sentences.append(draw_outside(taken, generator))
+        taken.add(sentences[-1])
     return sentences
 
 

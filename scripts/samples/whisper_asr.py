@@ -17,7 +17,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from samples import nano_whisper
 from samples.nano_whisper import Utterance
-from samples.sentences import casual, draw, draw_distinct
+from samples.sentences import casual, draw_distinct, draw_outside
 from samples.speech import Voice, engine, save
 
 SEED = 20
@@ -43,7 +43,7 @@ BASE_LEARNING_RATE = 2e-3
 
 def make(folder: Path) -> None:
     """Write `data` and `model` into the folder, in place of what was there."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(2)  # sums depend on it in their last bits
     torch.manual_seed(SEED)
     generator = random.Random(SEED)
     reserved: set[str] = set()  # sentences that the recogniser must not hear in training
@@ -64,7 +64,9 @@ def make(folder: Path) -> None:
 def write_data(folder: Path, splits: dict[str, list[str]]) -> dict[str, list[Utterance]]:
     """Have the new voice read the sentences, and lay the clips out by the audiofolder convention."""
     shutil.rmtree(folder, ignore_errors=True)
-    spoken = {split: [(text, engine().say(text, NEW_VOICE)) for text in texts] for split, texts in splits.items()}
+    spoken = {
+        split: [(text, engine().say(text, NEW_VOICE)) for text in texts] for split, texts in splits.items()
+    }
     for split, utterances in spoken.items():
         (folder / split).mkdir(parents=True)
         rows = [(f"{split}_{number:03d}.flac", *utterance) for number, utterance in enumerate(utterances)]
@@ -93,8 +95,7 @@ def train_base(
     generator: random.Random, reserved: set[str]
 ) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
     """Train the recogniser from scratch on the known voices."""
-    drawn = (draw(generator) for _ in iter(int, 1))  # without end
-    sentences = [next(text for text in drawn if text not in reserved) for _ in range(BASE_UTTERANCES)]
+    sentences = [draw_outside(reserved, generator) for _ in range(BASE_UTTERANCES)]
     tokenizer = nano_whisper.build_tokenizer([*sentences, *map(casual, sentences)], merged_size=512)
     processor = nano_whisper.build_processor(tokenizer)
     model = nano_whisper.build_model(tokenizer, width=96, layers=2, heads=4)

@@ -30,6 +30,8 @@ torch.set_num_threads(1)
 BASE = "base_model.model."
 LINEAR = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
           "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
+ALL: dict[str, Any] = {"target_modules": "all-linear"}
+Q: dict[str, Any] = {"target_modules": ["q_proj"]}
 
 
 def whisper() -> Any:
@@ -178,13 +180,13 @@ def test_peft_default_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "layers", "parts"),
     [
-        ({"target_modules": "all-linear", "layers_to_transform": [0, 2]}, (0, 2), LINEAR),
-        ({"target_modules": "all-linear", "layers_to_transform": 1, "layers_pattern": "layers"}, (1,), LINEAR),
+        (ALL | {"layers_to_transform": [0, 2]}, (0, 2), LINEAR),
+        (ALL | {"layers_to_transform": 1, "layers_pattern": "layers"}, (1,), LINEAR),
         ({"target_modules": ["q_proj", "self_attn.*_proj"], "layers_to_transform": [1]}, (1,), LINEAR[:4]),
         ({"target_modules": ["model.layers.0.mlp.up_proj", "up_proj"], "layers_to_transform": 2}, (2,), LINEAR[5:6]),
-        ({"target_modules": r".*\.up_proj", "layers_to_transform": [0], "layers_pattern": ["h", "layers"]}, (0,), LINEAR[5:6]),
-        ({"target_modules": "all-linear", "exclude_modules": ["self_attn.*", "down_proj"]}, (0, 1, 2), LINEAR[4:6]),
-        ({"target_modules": "all-linear", "exclude_modules": r".*\.(0|1)\..*|.*attn.*"}, (2,), LINEAR[4:]),
+        ({"target_modules": ".*up.*", "layers_to_transform": 0, "layers_pattern": ["h", "layers"]}, (0,), LINEAR[5:6]),
+        (ALL | {"exclude_modules": ["self_attn.*", "down_proj"]}, (0, 1, 2), LINEAR[4:6]),
+        (ALL | {"exclude_modules": r".*\.(0|1)\..*|.*attn.*"}, (2,), LINEAR[4:]),
     ],
 )  # fmt: skip
 def test_layers_and_exclusions(settings: dict[str, Any], layers: tuple[int, ...], parts: list[str]) -> None:
@@ -222,16 +224,14 @@ def test_layer_numbers_are_pefts() -> None:
         tree.put(path)
     names = [name for name, module in tree.named_modules() if isinstance(module, nn.Linear)]
     for pattern in (None, "layers", "experts", ["h", "experts"]):
-        reference = peft.LoraConfig(target_modules=["w"], layers_to_transform=[1], layers_pattern=pattern)
+        settings: dict[str, Any] = {
+            "target_modules": ["w"],
+            "layers_to_transform": [1],
+            "layers_pattern": pattern,
+        }
+        reference = peft.LoraConfig(**settings)
         expected = [name for name in names if name != "w" and check_target_module_exists(reference, name)]
-        found = expand(
-            tree,
-            configure(
-                {"target_modules": ["w"], "layers_to_transform": 1}
-                | ({"layers_pattern": pattern} if pattern else {})
-            ),
-        )
-        assert found.target_modules == expected
+        assert expand(tree, configure(settings)).target_modules == expected
         assert expected
 
 
@@ -354,29 +354,37 @@ def test_nearest_names() -> None:
     ("settings", "message", "hint"),
     [
         ({"target_modules": ["q_proj", "k_prj"]}, "target_modules: 'k_prj' matched no", "nearest names: k_proj"),
-        ({"target_modules": ["model.layer.3.q_proj"]}, "'model.layer.3.q_proj' matched no", "model.layers.*.self_attn.q_proj"),
+        ({"target_modules": ["model.layer.3.q_proj"]}, "'model.layer.3.q_proj' matched no", "model.layers.*.self"),
         ({"target_modules": ["zzz"]}, "'zzz' matched no", "there are: embed_tokens, q_proj, k_proj, v_proj"),
         ({"target_modules": "q_proj"}, "'q_proj' matched no", "go in a list: [q_proj]"),
         ({"target_modules": "layers.*.mlp.up_proj"}, "matched no", "go in a list: [layers.*.mlp.up_proj]"),
         ({"target_modules": ["all-linear"]}, "'all-linear' matched no", "write it without a list"),
         ({"target_modules": "("}, "target_modules: '(' is no regular expression", "go in a list"),
-        ({"target_modules": ["layers.*.self_attn"]}, "only what LoRA cannot adapt (LlamaAttention)", "self_attn.q_proj, "),
+        ({"target_modules": ["layers.*.self_attn"]}, "cannot adapt (LlamaAttention)", "self_attn.q_proj, "),
         ({"target_modules": ["norm"]}, "only what LoRA cannot adapt (LlamaRMSNorm)", None),
         ({"target_modules": []}, "target_modules: say which modules of LlamaForCausalLM", "all-linear, or a list"),
-        ({"target_modules": "all-linear", "exclude_modules": ["self_atn.*"]}, "exclude_modules: 'self_atn.*' matched no", None),
-        ({"target_modules": "all-linear", "exclude_modules": "["}, "exclude_modules: '[' is no regular expression", None),
-        ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, "leave no module to adapt", None),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["head"]}, "modules_to_save: 'head' matched no", "lm_head"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["("]}, "modules_to_save: '(' is no regular", None),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 7]}, "no chosen module is in layer 7", "layers 0 to 1"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": -1}, "no chosen module is in layer -1", "layers 0 to 1"),
+        (ALL | {"exclude_modules": ["self_atn.*"]}, "exclude_modules: 'self_atn.*' matched no", None),
+        (ALL | {"exclude_modules": "["}, "exclude_modules: '[' is no regular expression", None),
+        (Q | {"exclude_modules": ["q_proj"]}, "leave no module to adapt", None),
+        (Q | {"modules_to_save": ["head"]}, "modules_to_save: 'head' matched no", "lm_head"),
+        (Q | {"modules_to_save": ["("]}, "modules_to_save: '(' is no regular", None),
+        (Q | {"layers_to_transform": [0, 7]}, "no chosen module is in layer 7", "layers 0 to 1"),
+        (Q | {"layers_to_transform": -1}, "no chosen module is in layer -1", "layers 0 to 1"),
         ({"target_modules": ["lm_head"], "layers_to_transform": 0}, "numbers no chosen module", "numbered: nothing"),
-        ({"target_modules": "all-linear", "layers_to_transform": [0], "layers_pattern": "pattern_name"}, 'layers_pattern: "pattern_name" numbers no', "numbered: layers"),
-        ({"target_modules": ["q_proj"], "layers_pattern": "layers"}, "layers_pattern: needs layers_to_transform", None),
-        ({"target_modules": ["q_proj"], "rank_pattern": {"model.layer.0.attention": 4}}, "rank_pattern: 'model.layer.0.attention' matched no adapted", "adapted: model.layers.*.self_attn.q_proj"),
-        ({"target_modules": ["q_proj"], "alpha_pattern": {"k_proj": 4}}, "alpha_pattern: 'k_proj' matched no adapted", None),
-        ({"target_modules": ["q_proj"], "alpha_pattern": {"q_proj": 0.5}}, "alpha_pattern: must be a whole number", None),
-        ({"target_modules": ["q_proj"], "rank_pattern": {"(": 4}}, "rank_pattern: '(' is no regular expression", None),
+        (
+            ALL | {"layers_to_transform": [0], "layers_pattern": "pattern_name"},
+            'layers_pattern: "pattern_name" numbers no chosen module',
+            "numbered: layers",
+        ),
+        (Q | {"layers_pattern": "layers"}, "layers_pattern: needs layers_to_transform", None),
+        (
+            Q | {"rank_pattern": {"model.layer.0.attention": 4}},
+            "rank_pattern: 'model.layer.0.attention' matched no adapted module",
+            "adapted: model.layers.*.self_attn.q_proj",
+        ),
+        (Q | {"alpha_pattern": {"k_proj": 4}}, "alpha_pattern: 'k_proj' matched no adapted", None),
+        (Q | {"alpha_pattern": {"q_proj": 0.5}}, "alpha_pattern: must be a whole number", None),
+        (Q | {"rank_pattern": {"(": 4}}, "rank_pattern: '(' is no regular expression", None),
         ({"r": "16"}, 'adapter.r: input should be a valid integer, found "16"', None),
         ({"r": 0}, "adapter.r: must be at least 1, found 0", None),
         ({"r": True}, "adapter.r: input should be a valid integer", None),
@@ -390,7 +398,7 @@ def test_nearest_names() -> None:
         ({"init_lora_weights": "true"}, 'no way to start named "true"', "one of true, false, gaussian"),
         ({"init_lora_weights": "eva"}, "'eva' needs a pass over the data", None),
         ({"use_dora": True, "lora_bias": True}, "adapter: The argument lora_bias=True is not supported for DoRA", None),
-        ({"task_type": "CAUSAL"}, "adapter.task_type: input should be", None),
+        ({"task_type": "CAUSAL"}, "adapter: Invalid task type: 'CAUSAL'", None),
         ({"kind": "lorra"}, 'adapter.kind: no adapter named "lorra" (there is: lora)', "did you mean 'lora'?"),
         ({"kind": 3}, "adapter.kind: no adapter named 3", None),
     ],

@@ -78,11 +78,11 @@ def test_a_bad_row_counts_once() -> None:
 
 
 def test_too_many_bad_rows_are_an_error() -> None:
-    quarantine = Quarantine({"train": 100}, 0.02)
+    quarantine = Quarantine({"train": 100, "test": 10}, 0.02)
     quarantine.add([bad(1), bad(2)])
     with pytest.raises(DataError) as caught:
         quarantine.add([bad(3)])
-    assert caught.value.message.startswith("3 of 100 train rows cannot be used, more than a share of 0.02")
+    assert caught.value.message.startswith("3 of 110 rows cannot be used, more than a share of 0.02")
     assert "row 3 is bad" in caught.value.message
 
 

@@ -55,7 +55,9 @@ def test_metrics_are_lines_by_step_and_split(tiny_recipe: Recipe, in_tmp: Path) 
     assert found[-1] == (15, "test")
     assert [step for step, split in found if split == "train"] == [2, 4, 6, 8, 10, 12, 14]
     assert [step for step, split in found if split == "validation"] == [5, 10, 15]
-    assert set(lines(Path("first"))[1]) == {"step", "split", "loss", "grad_norm", "learning_rate"}
+    trained = lines(Path("first"))[1]
+    assert set(trained) == {"step", "split", "loss", "grad_norm", "learning_rate", "width"}
+    assert 2 <= trained["width"] <= 8
 
 
 def test_the_mean_loss_counts_targets_once(tiny_recipe: Recipe, in_tmp: Path) -> None:
@@ -143,7 +145,7 @@ def test_bad_rows_are_set_aside_and_counted(tiny_recipe: Recipe, in_tmp: Path) -
 
 def test_too_many_bad_rows_end_the_run(tiny_recipe: Recipe, in_tmp: Path) -> None:
     spoilt = {**SPLITS, "train": [{"ids": []}, *SPLITS["train"]]}
-    with pytest.raises(DataError, match="1 of 21 train rows cannot be used, more than a share of 0.01"):
+    with pytest.raises(DataError, match="1 of 32 rows cannot be used, more than a share of 0"):
         run(tiny_recipe, "first", data=spoilt)
     assert json.loads(Path("first/summary.json").read_text())["status"] == "failed"
 

@@ -62,7 +62,7 @@ def toolkit_loss():
     def loss(model, batch):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
         total = cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
-        return Loss(total, batch["num_targets"], outputs=logits)
+        return Loss(total, batch["num_targets"], report={"width": float(logits.shape[1])}, outputs=logits)
     return loss
 
 class Accuracy(Metric):

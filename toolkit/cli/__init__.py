@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -93,6 +94,7 @@ def _execute(arguments: list[str]) -> int:
 
 def _carry_out(module: Any, options: argparse.Namespace) -> int:
     """Run a command; what libraries print meanwhile goes to stderr, the command's own result to stdout."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports each kernel it does without
     with contextlib.redirect_stdout(sys.stderr):
         document, status = module.execute(options)
     if options.json:

@@ -101,7 +101,7 @@ class CollateFetched:
 
 
 class Quarantine:
-    """Bad rows met so far, each once, and the limit on how many a split may have."""
+    """Bad rows met so far, each once, and the limit on how many there may be in all splits together."""
 
     def __init__(
         self,
@@ -123,7 +123,8 @@ class Quarantine:
         """Note bad rows.
 
         Raises:
-            DataError: a split has more of them than `max_bad_fraction`, or `on_error` says stop.
+            DataError: they are a larger share of all rows than `max_bad_fraction`, a split has no good row, or
+                the first shall stop the run.
         """
         for one in bad:
             if (one.split, one.row_id) not in self.found:
@@ -139,14 +140,14 @@ class Quarantine:
             raise DataError(
                 latest.reason, hint="mend the row, or put bad rows aside: --set data.on_error=quarantine"
             )
-        bad, size = self.count(latest.split), self.sizes[latest.split]
-        if bad == size:
+        if self.count(latest.split) == self.sizes[latest.split]:
             raise DataError(f"no row of the {latest.split} split can be used; the last: {latest.reason}")
+        bad, size = len(self.found), sum(self.sizes.values())
         if bad > self.max_bad_fraction * size:
             reasons = "".join(f"\n  {one.reason}" for one in list(self.found.values())[-5:])
             share = f"{self.max_bad_fraction:g}"
             raise DataError(
-                f"{bad} of {size} {latest.split} rows cannot be used, more than a share of {share}{reasons}",
+                f"{bad} of {size} rows cannot be used, more than a share of {share}{reasons}",
                 hint="mend the rows, or allow more: --set data.max_bad_fraction=0.1",
             )
 

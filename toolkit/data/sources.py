@@ -73,7 +73,7 @@ def hub_splits(name: str, config: str | None) -> dict[str, Rows]:
 def _hint(error: Exception) -> str:
     from datasets import config
 
-    if isinstance(error, ValueError) and "onfig" in str(error):
+    if isinstance(error, ValueError) and "config" in str(error).lower():
         return "choose a configuration: --set data.config=NAME"
     if config.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set, so only sets in the cache are found: unset it, or check the spelling"

@@ -65,6 +65,15 @@ def test_the_contents_of_media_are_not_read(folder: Path) -> None:
     assert of(folder) == before
 
 
+def test_it_matters_which_file_has_which_size(folder: Path) -> None:
+    prints = set()
+    for first, second in ((1, 12), (11, 2)):
+        (folder / "train/a.bin").write_bytes(b"x" * first)
+        (folder / "train/b.bin").write_bytes(b"x" * second)
+        prints.add(of(folder))
+    assert len(prints) == 2
+
+
 def test_which_rows_are_used_counts() -> None:
     splits = data_from_objects([{"n": n} for n in range(20)])
     variants = [splits, limited(splits, 5), with_validation(splits, 0.1, 0), with_validation(splits, 0.1, 1)]

@@ -84,6 +84,7 @@ def test_texts_end_where_the_settings_or_the_decoder_do(
     batch = batch_for(english, clip, WhisperSettings())
     model, processor = english
     model.generation_config.suppress_tokens = [processor.tokenizer.eos_token_id]
+    model.generation_config.max_new_tokens = 3
     lengths: list[int] = []
     model.proj_out.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
     Evaluate(processor.tokenizer, asked)(model, batch)
