@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peft import LoraConfig as LoraConfig
     from transformers import TrainingArguments as TrainingArguments
 
+    from toolkit.adapters import LoraConfig as LoraConfig
     from toolkit.adapters import adapt as adapt
     from toolkit.errors import CheckpointError as CheckpointError
     from toolkit.errors import DataError as DataError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from toolkit.types import Scored as Scored
 
 _HOME = {
-    "LoraConfig": "peft",
+    "LoraConfig": "toolkit.adapters",
     "adapt": "toolkit.adapters",
     "TrainingArguments": "transformers",
     "CheckpointError": "toolkit.errors",

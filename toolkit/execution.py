@@ -25,6 +25,7 @@ from toolkit.metrics import Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, shown
+from toolkit.quantization import keep_unpacked
 from toolkit.signals import Signals
 from toolkit.trainer import Trainer
 
@@ -242,6 +243,8 @@ def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[A
     if model is None:
         loaded, own_processor = plugins.model()()
         model, processor = loaded, processor if processor is not None else own_processor
+    else:
+        keep_unpacked(model)
     adapter = plugins.recipe.adapter
     if adapter is not None and not getattr(model, "peft_config", None):
         own = plugins.adapt()

@@ -247,6 +247,13 @@ class Recipe:
         from toolkit.arguments import argument_faults
 
         faults: list[ToolkitError] = [*argument_faults(self.train)]
+        if self.adapter is not None and self.model.from_config:
+            faults.append(
+                RecipeError(
+                    "adapter: with model.from_config the base is random, and only the adapter would be saved",
+                    hint="train everything: --set adapter=null",
+                )
+            )
         try:
             if self.adapter is not None:
                 configure(self.adapter)

@@ -85,9 +85,10 @@ def load(source: Any, rate: int, max_seconds: float) -> Tensor:
         DataError: cannot be read, holds no samples, or is too long.
     """
     with opened(source) as recording:
-        if recording.samples > max_seconds * recording.rate:
+        seconds = recording.samples / recording.rate
+        if seconds > max_seconds:
             raise DataError(
-                f"{recording.name} lasts {recording.samples / recording.rate:.6g} s, longer than the model's {max_seconds:g} s",
+                f"{recording.name} lasts {seconds:.6g} s, longer than the model's {max_seconds:g} s",
                 hint="cut long recordings into pieces, each with its text",
             )
         return resampled(torch.cat(list(recording.blocks)), recording.rate, rate)

@@ -36,7 +36,7 @@ KNOWN_VOICES = [
 
 BASE_UTTERANCES = 6000
 BASE_CASUAL = 0.6  # the share of transcripts without capitals and punctuation
-BASE_STEPS = 1100
+BASE_STEPS = 900
 BASE_BATCH = 32
 BASE_LEARNING_RATE = 2e-3
 

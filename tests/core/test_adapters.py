@@ -366,6 +366,7 @@ def test_nearest_names() -> None:
         (ALL | {"exclude_modules": ["self_atn.*"]}, "exclude_modules: 'self_atn.*' matched no", None),
         (ALL | {"exclude_modules": "["}, "exclude_modules: '[' is no regular expression", None),
         (Q | {"exclude_modules": ["q_proj"]}, "leave no module to adapt", None),
+        ({"target_modules": ["lm_head"], "modules_to_save": ["lm_head"]}, "leave no module to adapt", None),
         (Q | {"modules_to_save": ["head"]}, "modules_to_save: 'head' matched no", "lm_head"),
         (Q | {"modules_to_save": ["("]}, "modules_to_save: '(' is no regular", None),
         (Q | {"layers_to_transform": [0, 7]}, "no chosen module is in layer 7", "layers 0 to 1"),

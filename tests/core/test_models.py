@@ -179,6 +179,40 @@ def test_other_number_of_labels_must_be_asked_for(saved: dict[str, Path], tmp_pa
     assert load_model(tmp_path, num_labels=5, ignore_mismatched_sizes=True).score.weight.shape == (5, 16)
 
 
+# ---- the hub -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(copy: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was once fetched of `org/tiny`, which is all there is without a network: the files of `main`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub/models--org--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    (repository / ".no_exist" / commit).mkdir(parents=True)
+    (repository / ".no_exist" / commit / "adapter_config.json").touch()
+    shutil.copytree(copy("llama"), repository / "snapshots" / commit)
+    return repository / "snapshots" / commit
+
+
+def test_model_of_the_hub(hub: Path, saved: dict[str, Path]) -> None:
+    model = load_model("org/tiny")
+    assert same(model, load_model(saved["llama"]))
+    assert model.name_or_path == "org/tiny"
+    with pytest.raises(
+        ModelError, match="org/tiny cannot be loaded: there is no such folder, and the hub cannot be"
+    ):
+        load_model("org/tiny", revision="other")
+
+
+def test_pickles_of_the_hub_are_not_read(hub: Path) -> None:
+    torch.save(load_file(hub / "model.safetensors"), hub / "pytorch_model.bin")
+    (hub / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="the model org/tiny cannot be loaded"):
+        load_model("org/tiny")
+
+
 # ---- random weights ------------------------------------------------------------------------------------
 
 
