@@ -45,7 +45,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
     spec, load = _merged(spec, load)
     quantization = quantization_arguments(spec)
     place = _place(spec.name)
-    with _quiet(), _explained(f"the model {place} cannot be loaded"):
+    with quiet(), _explained(f"the model {place} cannot be loaded"):
         facts = _json(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
@@ -78,7 +78,7 @@ def load_processor(spec: ModelSpec | str | Path, cls: Any) -> Any:
     spec, _ = _merged(spec, {})
     place = _place(spec.name)
     hint = "the files that prepare a model's inputs belong beside its weights"
-    with _quiet(), _explained(f"no {cls.__name__} can be loaded from {place}{_holds(place)}", hint):
+    with quiet(), _explained(f"no {cls.__name__} can be loaded from {place}{_holds(place)}", hint):
         _file(place, "config.json", spec.revision)  # says more than `cls` would where the hub does not answer
         base = _base_of(place, spec) if _is_bare_adapter(place) else None
         if base is not None:
@@ -393,7 +393,7 @@ def _reason(error: Exception) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bar and reports, whose contents are checked here; the hub still shows downloads."""
     from transformers.utils import logging as messages
 

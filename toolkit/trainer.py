@@ -31,6 +31,7 @@ from toolkit import checkpoint
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler
 from toolkit.metrics import Scores
+from toolkit.models import quiet
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
 
@@ -205,7 +206,7 @@ class Trainer(transformers.Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if hasattr(model, "save_pretrained"):
-            with self._use_cache_as_loaded(model.config):
+            with quiet(), self._use_cache_as_loaded(model.config):
                 model.save_pretrained(folder, state_dict=state_dict)
         else:
             save_file(
