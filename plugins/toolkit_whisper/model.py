@@ -35,8 +35,8 @@ def load(spec: Any, settings: WhisperSettings) -> tuple[Any, Any]:
     """
     if settings.language:
         language_code(settings.language)
-    processor = load_processor(spec, WhisperProcessor)
     model = load_model(spec, transformers.WhisperForConditionalGeneration)
+    processor = load_processor(spec, WhisperProcessor)
     check_fit(model.config, processor)
     set_prompt(processor.tokenizer, model, settings)
     return model, processor

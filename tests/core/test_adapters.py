@@ -23,8 +23,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from toolkit.adapters import LoraConfig, adapt, configure, expand, match_modules, trainable_parameters
+from toolkit.adapters import LoraConfig, adapt, configure, trainable_parameters
 from toolkit.errors import ModelError, RecipeError
+from toolkit.modules import expand, match_modules
 
 torch.set_num_threads(1)
 BASE = "base_model.model."

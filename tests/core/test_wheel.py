@@ -23,13 +23,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_top_level_is_ours_alone(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert {name for name in tops if not name.endswith(".dist-info")} == {"toolkit", "toolkit_whisper", "toolkit_tasks"}
+    assert {name for name in tops if not name.endswith(".dist-info")} == {
+        "toolkit",
+        "toolkit_whisper",
+        "toolkit_tasks",
+    }
 
 
 def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {f"{top}/py.typed" for top in ("toolkit", "toolkit_whisper", "toolkit_tasks")} <= names
-    samples = [info for info in wheel.infolist() if info.filename.startswith("toolkit_tasks/samples/whisper_asr/")]
+    samples = [
+        info for info in wheel.infolist() if info.filename.startswith("toolkit_tasks/samples/whisper_asr/")
+    ]
     assert {"model/config.json", "model/model.safetensors", "data/train/metadata.csv"} <= {
         info.filename.removeprefix("toolkit_tasks/samples/whisper_asr/") for info in samples
     }

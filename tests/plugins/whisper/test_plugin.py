@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import toolkit_whisper
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from toolkit_whisper.model import WhisperProcessor, check_fit
 from toolkit_whisper.settings import WhisperSettings
-from transformers import WhisperFeatureExtractor
+from transformers import LlamaConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers import WhisperProcessor as TheirProcessor
 
 from toolkit import DataError, ModelError, Recipe, RecipeError
@@ -110,6 +111,21 @@ def test_bad_rows_are_named(english: Any, write: Write, clip: Clip) -> None:
 def test_a_language_is_checked_before_the_model_is_loaded() -> None:
     with pytest.raises(RecipeError, match="no language of Whisper's"):
         toolkit_whisper.toolkit_model(recipe(WhisperSettings("elvish"), model="no-such-model"))()
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="not a WhisperForConditionalGeneration"):
+        toolkit_whisper.toolkit_model(recipe(model=str(tmp_path)))()
+
+
+def test_an_adapter_is_loaded_with_its_base(english: Any, saved: Any, tmp_path: Path) -> None:
+    folder = saved(english)
+    base = WhisperForConditionalGeneration.from_pretrained(folder)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    model, processor = toolkit_whisper.toolkit_model(recipe(model=str(tmp_path / "adapter")))()
+    assert isinstance(model, PeftModel)
+    assert processor.tokenizer.model_max_length == english[0].config.max_target_positions
 
 
 def test_a_multilingual_model_without_a_language_is_refused(multilingual: Any, saved: Any) -> None:

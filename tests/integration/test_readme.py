@@ -1,0 +1,78 @@
+"""What the README tells a newcomer to type works, with the sample's model and clips in place of the user's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from toolkit_tasks.whisper_asr import recipe
+
+from toolkit.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SAMPLE = Path(recipe.sample["model"]).parent  # type: ignore[index]
+QUICK = ["--set", "train.max_steps=2", "--set", "eval.max_samples=4"]
+
+
+@pytest.fixture
+def recordings(in_tmp: Path) -> Path:
+    """A user's folder without splits, and an interview to transcribe."""
+    folder = in_tmp / "my_recordings"
+    shutil.copytree(SAMPLE / "data" / "validation", folder)
+    clip = next(path for path in sorted(folder.iterdir()) if path.suffix != ".csv")
+    shutil.copy(clip, in_tmp / "interview.wav")
+    return folder
+
+
+def blocks(language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks() for line in block.splitlines() if line.startswith("toolkit ")]
+    return [shlex.split(line) for line in lines]
+
+
+def stand_in(arguments: list[str]) -> list[str]:
+    """An English-only sample in place of the hub's multilingual model."""
+    own = {"openai/whisper-small": str(SAMPLE / "model")}
+    kept = [own.get(one, one) for one in arguments]
+    return kept + (QUICK if arguments[0] == "run" else [])
+
+
+def test_your_own_recordings(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = [command[1:] for command in commands()]
+    assert [one[0] for one in typed] == ["run", "predict"]
+    for arguments in typed:
+        assert main(stand_in(arguments)) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.splitlines()[-1].startswith("interview.wav: ")
+
+
+def test_the_same_from_python(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [program] = blocks("python")
+    program = program.replace("openai/whisper-small", str(SAMPLE / "model"))
+    program = program.replace('whisper={"language": "en"}', 'train={"max_steps": 2}')
+    exec(compile(program, "README.md", "exec"), {})
+    assert re.match(r"[\d.]+ -> [\d.]+\n\[.*\]", capsys.readouterr().out)
+
+
+def test_each_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    known = capsys.readouterr().out
+    for option in set(re.findall(r"`(--[a-z-]+)", README)):
+        assert option in known or option in ("--help", "--json")
+
+
+def test_files_that_are_named_exist() -> None:
+    for name in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / name).exists()
+    tree = next(block for block in blocks() if block.startswith("toolkit/ "))
+    for line in tree.splitlines():
+        indent, names = re.match(r"( *)((?:[\w.]+/?[\w/]*  ?)+)", line).groups()  # type: ignore[union-attr]
+        for name in names.split():
+            assert (ROOT / ("toolkit" if indent else "") / name).exists(), name
