@@ -22,8 +22,14 @@ from toolkit.structure import show, unknown_key
 
 # What a run decides for itself: its folder layout, what it shows, and that collators see every column.
 _OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error"}
+_NOT_HERE = ("push_to_hub", "label_smoothing_factor", "bf16_full_eval", "fp16_full_eval")
 _ORDERS = ("random", "sequential")
-_DEFAULTS = {"report_to": "none", "save_strategy": "epoch", "logging_steps": 10}
+_DEFAULTS = {
+    "report_to": "none",
+    "save_strategy": "epoch",
+    "logging_steps": 10,
+    "restore_callback_states_from_checkpoint": True,
+}
 
 
 def argument_faults(train: Mapping[str, Any]) -> list[RecipeError]:
@@ -47,6 +53,9 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
     Raises:
         RecipeError: TrainingArguments refuses a value or a combination of them.
     """
+    for key in _NOT_HERE:
+        if train.get(key):
+            raise RecipeError(f"train.{key}: not available in a run", hint="leave it out")
     strategy = train.get("train_sampling_strategy", "random")
     if strategy not in _ORDERS:
         raise RecipeError(

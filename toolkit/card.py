@@ -33,8 +33,8 @@ def card(recipe: Recipe, summary: Mapping[str, Any]) -> str:
 
 Measured on {rows["test"] or rows["validation"]} rows that were not trained on.
 
-- Base model: `{_escaped(recipe.model.name)}`{f", revision `{recipe.model.revision}`" if recipe.model.revision else ""}
-- Data: `{_escaped(recipe.data.source)}`, {rows["train"]} rows
+- Base model: {_code(recipe.model.name)}{f", revision {_code(recipe.model.revision)}" if recipe.model.revision else ""}
+- Data: {_code(recipe.data.source)}, {rows["train"]} rows
 - Training: {summary["train"]["steps"]} steps, {summary["train"]["epochs"]:g} epochs
 
 ## Recipe
@@ -47,7 +47,8 @@ Measured on {rows["test"] or rows["validation"]} rows that were not trained on.
 def _metric_rows(summary: Mapping[str, Any]) -> str:
     before, after = summary["before"], summary["after"]
     return "\n".join(
-        f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()
+        f"| {_escaped(name)} | {_number(before.get(name))} | {_number(value)} |"
+        for name, value in after.items()
     )
 
 
@@ -57,4 +58,13 @@ def _number(value: float | None) -> str:
 
 def _escaped(text: str) -> str:
     """Text from outside as Markdown shows it, whatever it contains."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in text.replace("\n", " "))
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in _line(text))
+
+
+def _code(text: str) -> str:
+    """Text from outside in a code span, where a backslash stands for itself."""
+    return "`" + _line(text).replace("`", "'") + "`"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.splitlines())

@@ -60,12 +60,12 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
 
 
-def rotate(parent: Path, limit: int | None, best: str | None) -> None:
-    """Keep the `limit` newest checkpoints, and always the newest and the best."""
+def rotate(written: Path, limit: int | None, best: str | None) -> None:
+    """Keep the `limit` newest complete checkpoints beside `written`, and always that one and the best."""
     if not limit or limit < 1:
         return
-    folders = ordered(parent)
-    kept = {folders[-1], *(folder for folder in folders if best and folder.name == Path(best).name)}
+    folders = [folder for folder in ordered(written.parent) if (folder / MANIFEST).is_file()]
+    kept = {written, *(folder for folder in folders if best and folder.name == Path(best).name)}
     for folder in reversed(folders):
         if len(kept) < limit:
             kept.add(folder)

@@ -38,8 +38,10 @@ def _commit() -> str | None:
 
 
 def _device() -> str:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError):
+        return "unknown device: torch cannot be imported"
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"cpu ({torch.get_num_threads()} threads)"

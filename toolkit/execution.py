@@ -10,22 +10,19 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint
-from toolkit.adapters import adapt
 from toolkit.arguments import training_arguments
 from toolkit.card import write_card
-from toolkit.data.columns import name_columns
 from toolkit.data.fingerprint import fingerprint
 from toolkit.data.rows import PreparedRows, Quarantine
-from toolkit.data.sources import data_from_objects, open_splits
-from toolkit.data.splits import Rows, limited, with_validation
+from toolkit.data.splits import Rows
+from toolkit.discovery import did_you_mean
 from toolkit.environment import environment
-from toolkit.errors import Interrupted
+from toolkit.errors import CheckpointError, Interrupted, RecipeError
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, shown
-from toolkit.quantization import keep_unpacked
 from toolkit.signals import Signals
 from toolkit.trainer import Trainer
 
@@ -43,6 +40,8 @@ class Execution:
         self.model, self.processor = model, processor
         self.progress = Progress()
         self.splits = splits
+        self._started = time.monotonic()
+        self._resumed_step: int | None = None
         self.arguments = self._arguments(training)
         prepare = plugins.prepare(processor)
         self.rows = {
@@ -59,13 +58,39 @@ class Execution:
         self.trainer = self._trainer(training)
 
     def _arguments(self, training: bool) -> Any:
-        higher_is_better = Scores(self.plugins.metrics(self.processor)).higher_is_better()
-        best = str(self.recipe.train.get("metric_for_best_model", "loss")).removeprefix("eval_")
-        derived = {"greater_is_better": higher_is_better[best]} if best in higher_is_better else {}
-        values = dict(self.recipe.train)
+        train = self.recipe.train
         if not training:
-            values |= {"report_to": "none", "push_to_hub": False}
-        return training_arguments(values, self.files.checkpoints, **derived)
+            quiet = {"report_to": "none", "eval_strategy": "no", "load_best_model_at_end": False}
+            return training_arguments({**train, **quiet}, self.files.path)
+        self._check_splits()
+        derived = {}
+        if "metric_for_best_model" in train:
+            best, known = str(train["metric_for_best_model"]).removeprefix("eval_"), self._directions()
+            if best not in known:
+                raise RecipeError(
+                    f"train.metric_for_best_model: no metric is named '{best}'",
+                    hint=did_you_mean(best, known) or f"the metrics are: {', '.join(known)}",
+                )
+            derived["greater_is_better"] = known[best]
+        return training_arguments(train, self.files.checkpoints, **derived)
+
+    def _directions(self) -> dict[str, bool]:
+        return Scores(self.plugins.metrics(self.processor)).higher_is_better()
+
+    def _check_splits(self) -> None:
+        """Refuse what would fail, or do nothing, for want of rows."""
+        train = self.recipe.train
+        if train.get("eval_strategy", "no") != "no" and "validation" not in self.splits:
+            raise RecipeError(
+                f"train.eval_strategy: '{train['eval_strategy']}', but there are no validation rows",
+                hint="--set data.validation_fraction=0.1, or --set train.eval_strategy=no",
+            )
+        batch = train.get("per_device_train_batch_size", 8)
+        if train.get("dataloader_drop_last") and len(self.splits["train"]) < batch:
+            raise RecipeError(
+                f"train.dataloader_drop_last: {len(self.splits['train'])} rows make no whole batch of {batch}",
+                hint="leave it out, or make batches smaller",
+            )
 
     def _trainer(self, training: bool) -> Trainer:
         callbacks: list[TrainerCallback] = [self.signals, self.progress]
@@ -95,21 +120,41 @@ class Execution:
 
     def carry_out(self, going_on: bool) -> None:
         """Train from the start, or from the newest complete checkpoint, and write every artifact."""
+        self.signals.poll()
         started_from = self._go_back_to_checkpoint() if going_on else None
-        step = checkpoint.step_of(started_from) if started_from else None
-        checkpoint.write_json(
-            self.files.environment, {**environment(), "data_fingerprint": fingerprint(self.splits)}
-        )
-        before = self._before(step)
+        self._resumed_step = checkpoint.step_of(started_from) if started_from else None
+        before = self._before()
         set_seed(self.arguments.seed)
-        started = time.monotonic()
+        self._started = time.monotonic()
         self.trainer.train(str(started_from) if started_from else None)
         self.signals.poll()
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - self._started
         self.trainer.save_model(str(self.files.model))
-        summary = self._summary("finished", before, self._after(), seconds=seconds, resumed_from=step)
+        summary = self._summary("finished", before, self._after(), seconds)
         write_card(self.files.model, self.recipe.without_secrets(), summary)
         self.files.write_summary({**summary, "artifacts": self.files.artifacts()})
+        self.trainer.release_model()
+
+    def begin(self) -> None:
+        """Write what is known before the first step: the recipe and what it runs on."""
+        self.files.path.mkdir(parents=True, exist_ok=True)
+        self.recipe.without_secrets().dump(self.files.recipe)
+        facts = {**environment(), "data_fingerprint": fingerprint(self.splits)}
+        checkpoint.write_json(self.files.environment, facts)
+
+    def check_same_data(self) -> None:
+        """Refuse to go on with other rows than the run began with.
+
+        Raises:
+            CheckpointError: the data has changed.
+        """
+        if not self.files.environment.exists():
+            return
+        if checkpoint.read_json(self.files.environment).get("data_fingerprint") != fingerprint(self.splits):
+            raise CheckpointError(
+                f"the data is not what the run in {self.files.path} began with",
+                hint="bring back the rows as they were, or start another run",
+            )
 
     def fail(self, error: BaseException) -> None:
         """Save what is trained when the run was stopped, and write how it ended."""
@@ -117,30 +162,49 @@ class Execution:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         if isinstance(error, Interrupted):
             error.folder = str(self.files.path)
-            if self.trainer.is_in_train:
-                self.trainer._save_checkpoint(self.trainer.model, None)
-        summary = self._summary("interrupted" if stopped else "failed", self._known_before() or {}, {})
+            self._save_what_is_trained()
+        seconds = time.monotonic() - self._started
+        summary = self._summary(
+            "interrupted" if stopped else "failed", self._known_before() or {}, {}, seconds
+        )
         self.files.write_summary({**summary, "error": f"{type(error).__name__}: {error}"})
+
+    def _save_what_is_trained(self) -> None:
+        """A checkpoint of the last step, unless there is one, or the best weights have taken its place."""
+        trainer = self.trainer
+        replaced = self.arguments.load_best_model_at_end and not trainer.is_in_train
+        newest = checkpoint.newest(self.files.checkpoints)
+        if replaced or not trainer.state.global_step:
+            return
+        if newest is None or checkpoint.step_of(newest) != trainer.state.global_step:
+            try:
+                trainer._save_checkpoint(trainer.model, None)
+            except Exception as problem:  # it is the signal that ends the run; what else is wrong is told
+                say(f"the last step could not be saved: {type(problem).__name__}: {problem}")
 
     def _go_back_to_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, with the run's lines cut back to its step."""
         for bad in self.files.bad_rows():
             self.quarantine.found[bad.split, bad.row_id] = bad
-        newest = checkpoint.newest(self.files.checkpoints)
-        for folder in checkpoint.ordered(self.files.checkpoints):
-            if newest is None or checkpoint.step_of(folder) > checkpoint.step_of(newest):
-                say(f"{folder.name} is passed over: {checkpoint.damage(folder)}")
-        self.files.cut_metrics(checkpoint.step_of(newest) if newest else -1)
-        say(f"going on from {newest.name}" if newest else "no checkpoint yet: starting from the beginning")
-        return newest
+        found = None
+        for folder in reversed(checkpoint.ordered(self.files.checkpoints)):
+            problem = checkpoint.damage(folder)
+            if problem is None:
+                found = folder
+                break
+            say(f"{folder.name} is passed over and removed: {problem}")
+            checkpoint.clear(folder)
+        self.files.cut_metrics(checkpoint.step_of(found) if found else -1)
+        say(f"going on from {found.name}" if found else "no checkpoint yet: starting from the beginning")
+        return found
 
     def _known_before(self) -> dict[str, float] | None:
         return self.files.measured(0, self.measured_split) if self.measured_split else None
 
-    def _before(self, resumed_step: int | None) -> dict[str, float]:
+    def _before(self) -> dict[str, float]:
         if not self.recipe.eval.before or self.measured_split is None:
             return {}
-        if resumed_step is not None and (known := self._known_before()) is not None:
+        if self._resumed_step is not None and (known := self._known_before()) is not None:
             return known
         metrics = self.evaluate(self.measured_split)
         say(f"before  {self.measured_split}: {shown(metrics)}")
@@ -150,8 +214,10 @@ class Execution:
         """The final model's metrics; what training has measured of these rows and weights is not measured again."""
         if self.measured_split is None:
             return {}
-        best = self.trainer.state.best_global_step if self.arguments.load_best_model_at_end else None
-        known = self.files.measured(best or self.trainer.state.global_step, self.measured_split)
+        state = self.trainer.state
+        best = self.arguments.load_best_model_at_end and state.best_model_checkpoint is not None
+        step = state.best_global_step if best else state.global_step
+        known = self.files.measured(step, self.measured_split)
         metrics = known if known is not None else self.evaluate(self.measured_split)
         say(f"after   {self.measured_split}: {shown(metrics)}")
         return metrics
@@ -167,7 +233,7 @@ class Execution:
         return len(self.rows[split]) - self.quarantine.count(split) if split in self.rows else 0
 
     def _summary(self, status: str, before: Mapping[str, float], after: Mapping[str, float],
-                 seconds: float = 0.0, resumed_from: int | None = None) -> dict[str, Any]:  # fmt: skip
+                 seconds: float) -> dict[str, Any]:  # fmt: skip
         state = self.trainer.state
         return {
             "schema": SCHEMA,
@@ -180,7 +246,7 @@ class Execution:
                 "epochs": round(state.epoch or 0.0, 4),
                 "seconds": round(seconds, 3),
                 "loss": self.trainer.mean_train_loss(),
-                "resumed_from": resumed_from,
+                "resumed_from": self._resumed_step,
             },
             "rows": {**{name: self.used(name) for name in ("train", "validation", "test")},
                      "quarantined": len(self.quarantine.found)},
@@ -206,59 +272,3 @@ class _MetricsFile(TrainerCallback):
 
 def without_timing(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if name not in _TIMING}
-
-
-def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str, Rows]:
-    """The rows of a run by split, with the columns the plugins read.
-
-    Args:
-        data: objects given in code instead of the recipe's source.
-        hold_out: set validation rows aside where the data has none; without it, a single split is one to measure.
-    Raises:
-        DataError: the source cannot be read, is empty, or lacks a column.
-    """
-    recipe = plugins.recipe
-    seed = int(recipe.train.get("data_seed") or recipe.train.get("seed", 42))
-    own_source = plugins.dataset()
-    if data is not None:
-        splits = data_from_objects(data)
-    elif own_source is not None:
-        splits = data_from_objects(own_source())
-    else:
-        splits = open_splits(recipe.data)
-    splits = name_columns(splits, plugins.columns(), recipe.data.columns)
-    if hold_out:
-        splits = with_validation(splits, recipe.data.validation_fraction, seed)
-    elif list(splits) == ["train"]:
-        splits = {"test": splits["train"]}
-    splits = limited(splits, recipe.data.limit)
-    measured = {name: rows for name, rows in splits.items() if name != "train"}
-    return {**splits, **limited(measured, recipe.eval.max_samples)}
-
-
-def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[Any, Any]:
-    """The model to train, adapted as the recipe says, and its processor."""
-    model, processor = objects
-    set_seed(seed)
-    if model is None:
-        loaded, own_processor = plugins.model()()
-        model, processor = loaded, processor if processor is not None else own_processor
-    else:
-        keep_unpacked(model)
-    adapter = plugins.recipe.adapter
-    if adapter is not None and not getattr(model, "peft_config", None):
-        own = plugins.adapt()
-        model = own(model) if own is not None else adapt(model, adapter)
-    return model, processor
-
-
-def open_trained(plugins: Plugins, folder: Path) -> tuple[Any, Any]:
-    """The model that a run saved, for use, and its processor."""
-    if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        model, processor = plugins.model()()
-        return PeftModel.from_pretrained(model, folder).eval(), processor
-    saved = {"name": str(folder), "revision": None, "quantization": None, "from_config": None}
-    model, processor = plugins.with_recipe(plugins.recipe.override(model=saved)).model()()
-    return model.eval(), processor

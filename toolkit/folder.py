@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,17 @@ class RunFolder:
                 f"{self.path} is there already and is no empty folder",
                 hint="name another folder with --output-dir",
             )
+
+    @contextmanager
+    def removed_if_nothing_comes_of_it(self) -> Iterator[None]:
+        """Leave no new folder behind when what is done here fails before there is a run."""
+        was_there = self.path.exists()
+        try:
+            yield
+        except BaseException:
+            if not was_there:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -83,7 +96,8 @@ class RunFolder:
     # ---- lines that grow ---------------------------------------------------------------------------------
 
     def add_metrics(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        _append(self.metrics, {"step": step, "split": split, **finite(values)})
+        place = {"step": step, "split": split}
+        _append(self.metrics, {**place, **finite(values), **place})
 
     def measured(self, step: int, split: str) -> dict[str, float] | None:
         """The metrics of a split as they were written at a step, or None."""

@@ -1,8 +1,8 @@
 """The whole plugin contract, in calling order.
 
-A plugin is a module (or object) whose functions carry `@toolkit.hookimpl` and are spelt as here. A hook may ask
-for any of its arguments, or none. *Build* hooks return None ("not mine") or a callable, which the core calls
-later: two answers are an error that names both plugins, no answer means the default that is stated. Hooks that
+A plugin is a module (or an object, not a class) whose functions carry `@toolkit.hookimpl` and are spelt as here. A
+hook may ask for any of its arguments, or none. *Build* hooks return None ("not mine") or a callable, which the core
+calls later: two answers are an error that names both plugins, no answer means the default that is stated. Hooks that
 return lists add up over the plugins. A plugin is imported only by runs whose recipe names it, and should import
 torch and the like inside its hooks.
 """
@@ -32,6 +32,7 @@ def toolkit_settings() -> type | None:
 
     When: first of all, when the plugin is loaded. Its section in a recipe has the plugin's name; a key that is no
     field, or a value of another type, is refused. Read it in any other hook with `recipe.settings(MySettings)`.
+    The types of its fields must be importable at run time, not only under `TYPE_CHECKING`.
 
         @dataclass(frozen=True)
         class VitSettings:
@@ -195,7 +196,7 @@ def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Bat
 def toolkit_metrics(recipe: Recipe, processor: Any) -> Sequence[Metric] | None:
     """Fresh metrics, a list; those of all plugins are computed.
 
-    When: at the start of each evaluation.
+    When: at the start of each evaluation, and once before the run to learn their names from `compute()`.
     Errors: two metrics that give the same name are refused.
 
         @hookimpl

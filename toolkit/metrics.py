@@ -60,7 +60,7 @@ class Scores:
                         f"two metrics are named '{name}', the later of them a {type(metric).__qualname__}",
                         hint="rename one, or leave out the plugin that adds it",
                     )
-                values[name] = value
+                values[name] = float(value)
         return values
 
     def higher_is_better(self) -> dict[str, bool]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
+from pydantic import PydanticUndefinedAnnotation, PydanticUserError
 
 from toolkit import discovery, hookspecs
 from toolkit.discovery import Installed, did_you_mean
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 PREFIX = "toolkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
+_LISTS = ("toolkit_check", "toolkit_columns", "toolkit_metrics", "toolkit_callbacks")
 
 
 class Plugins:
@@ -41,17 +44,18 @@ class Plugins:
         """
         self._pm = pluggy.PluginManager("toolkit")
         self._pm.add_hookspecs(hookspecs)
-        for name in reversed(recipe.plugins):  # pluggy asks the last registered first
-            self._register(discovery.find("plugin", name))
+        self._installed = {name: discovery.find("plugin", name) for name in recipe.plugins}
+        for plugin in self._installed.values():
+            self._register(plugin)
         self.recipe = self._parse_settings(recipe)
 
     def _register(self, plugin: Installed) -> None:
-        module = plugin.load()
-        faults = _contract_faults(module)
+        loaded = plugin.load()
+        faults = _contract_faults(loaded, {_package(plugin.entry.module), _package(type(loaded).__module__)})
         if faults:
             raise PluginError(f"{plugin.describe()} could not be loaded\n  " + "\n  ".join(faults))
         try:
-            self._pm.register(module, name=plugin.name)
+            self._pm.register(loaded, name=plugin.name)
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"{plugin.describe()} could not be loaded\n  {error}") from error
 
@@ -64,12 +68,30 @@ class Plugins:
                 if section is not None:
                     faults.append(RecipeError(f"{name}: the plugin '{name}' has no settings"))
                 continue
-            parsed, found = build(kind, section or {}, name)
-            settings[kind] = parsed
+            settings[kind], found = self._build(name, kind, section or {})
             faults += found
         if faults:
             raise RecipeError.gather(faults)
         return recipe.with_settings(settings)
+
+    def _build(self, plugin: str, kind: Any, section: Any) -> tuple[Any, list[RecipeError]]:
+        """A plugin's section as an instance of its settings class, or None and the faults."""
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            raise self._broken(plugin, "toolkit_settings", "a dataclass (the class, no instance)", kind)
+        try:
+            return build(kind, section, plugin)
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            problem = error.message.splitlines()[0]
+            raise PluginError(
+                f"{self._installed[plugin].describe()}: the types of {kind.__name__} cannot be told: {problem}",
+                hint="settings are of plain types, imported where the class is defined",
+            ) from error
+
+    def _broken(self, plugin: str, hook: str, expected: str, answer: Any) -> PluginError:
+        found = f"class {answer.__name__}" if isinstance(answer, type) else type(answer).__name__
+        return PluginError(
+            f"{self._installed[plugin].describe()}: {hook} must return {expected}, returned {found}"
+        )
 
     def with_recipe(self, recipe: Recipe) -> Plugins:
         """The same plugins for another recipe that names them."""
@@ -88,7 +110,13 @@ class Plugins:
     def _answers(self, hook: str, **arguments: Any) -> dict[str, Any]:
         """Every plugin's answer that is not None, by plugin, in the recipe's order."""
         asked = {name: self._ask(name, hook, **arguments) for name in self.recipe.plugins}
-        return {name: answer for name, answer in asked.items() if answer is not None}
+        answers = {name: answer for name, answer in asked.items() if answer is not None}
+        for name, answer in answers.items():
+            if hook in _LISTS and not isinstance(answer, list | tuple):
+                raise self._broken(name, hook, "a list", answer)
+            if hook not in _LISTS and not callable(answer):
+                raise self._broken(name, hook, "a callable", answer)
+        return answers
 
     def _one(self, hook: str, **arguments: Any) -> Any:
         answers = self._answers(hook, **arguments)
@@ -111,6 +139,10 @@ class Plugins:
 
     def _all(self, hook: str, **arguments: Any) -> list[Any]:
         return [item for answer in self._answers(hook, **arguments).values() for item in answer]
+
+    def _tell(self, hook: str, **arguments: Any) -> None:
+        for name in self.recipe.plugins:
+            self._ask(name, hook, **arguments)
 
     # ---- one method a hook, in calling order ---------------------------------------------------------------
 
@@ -159,35 +191,44 @@ class Plugins:
         )
 
     def run_finished(self, run: Run) -> None:
-        self._pm.hook.toolkit_run_finished(run=run)
+        self._tell("toolkit_run_finished", run=run)
 
     def run_failed(self, run: Run, error: BaseException) -> None:
-        self._pm.hook.toolkit_run_failed(run=run, error=error)
+        self._tell("toolkit_run_failed", run=run, error=error)
 
 
-def _contract_faults(module: Any) -> list[str]:
-    """What is wrong with a plugin's hooks: misspelt, undecorated, or asking for arguments that do not exist."""
+def _contract_faults(plugin: Any, homes: set[str]) -> list[str]:
+    """What is wrong with a plugin's hooks: misspelt, undecorated, or asking for arguments that do not exist.
+
+    Args:
+        homes: the packages whose functions are the plugin's own, and not just imported by it.
+    """
+    if isinstance(plugin, type):
+        return [f"{plugin.__name__} is a class: give an instance or a module"]
     faults = []
-    for name, function in inspect.getmembers(module, inspect.isroutine):
+    for name, function in inspect.getmembers(plugin, inspect.isroutine):
         decorated = hasattr(function, "toolkit_impl")
-        its_own = name.startswith(PREFIX) and function.__module__ == getattr(module, "__name__", None)
-        if not decorated and not its_own:
-            continue
-        if name not in HOOKS:
-            near = did_you_mean(name, HOOKS)
-            faults.append(f"unknown hook '{name}'" + (f" ({near})" if near else ""))
-        elif not decorated:
-            faults.append(f"hook '{name}' lacks @hookimpl")
-        else:
-            offered = inspect.signature(getattr(hookspecs, name)).parameters
-            wrong = [
-                one for one in inspect.signature(function).parameters if one not in offered and one != "self"
-            ]
-            faults += [
-                f"hook '{name}' has no argument '{one}' (it has: {', '.join(offered) or 'none'})"
-                for one in wrong
-            ]
+        if decorated or (name.startswith(PREFIX) and _package(function.__module__) in homes):
+            faults += _hook_faults(name, function, decorated)
     return faults
+
+
+def _hook_faults(name: str, function: Any, decorated: bool) -> list[str]:
+    if name not in HOOKS:
+        near = did_you_mean(name, HOOKS)
+        return [f"unknown hook '{name}'" + (f" ({near})" if near else "")]
+    if not decorated:
+        return [f"hook '{name}' lacks @hookimpl"]
+    offered = inspect.signature(getattr(hookspecs, name)).parameters
+    return [
+        f"hook '{name}' has no argument '{one}' (it has: {', '.join(offered) or 'none'})"
+        for one in inspect.signature(function).parameters
+        if one not in offered
+    ]
+
+
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
 
 
 def _as_fault(fault: Any) -> ToolkitError:

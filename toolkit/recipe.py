@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,9 @@ class CacheSpec:
 
 _SPECS = {"model": ModelSpec, "data": DataSpec, "eval": EvalSpec, "cache": CacheSpec}
 _SHORTHAND = {"model": "name", "data": "source"}
+_OF_ONE = {"model": "revision", "data": "config"}
 _KEYS = ("name", "plugins", "model", "data", "adapter", "train", "eval", "cache", "sample")
+_SAMPLE_KEYS = ("model", "data", "adapter", "train", "eval", "cache")
 
 
 @dataclass(frozen=True, init=False)
@@ -90,7 +93,7 @@ class Recipe:
     sample: Mapping[str, Any] | None
     _settings: Mapping[type, Any] = field(compare=False, repr=False)
 
-    def __init__(self, name: str, **values: Any) -> None:
+    def __init__(self, /, name: str, **values: Any) -> None:
         """`values`: the keys of a recipe file; `model` and `data` may be just a name.
 
         Raises:
@@ -114,25 +117,16 @@ class Recipe:
 
     def _set_plain_parts(self, given: Mapping[str, Any]) -> list[RecipeError]:
         """Everything that is no spec: names, mappings passed on as they are, and the plugins' sections."""
-        faults = []
-        plugins = given.get("plugins", [])
-        if not isinstance(plugins, list) or not all(isinstance(one, str) for one in plugins):
-            faults.append(RecipeError(f"plugins: expected a list of names, found {show(plugins)}"))
-            plugins = []
-        elif len(set(plugins)) < len(plugins):
-            faults.append(RecipeError(f"plugins: a name stands twice in {show(plugins)}"))
-        if not isinstance(given["name"], str) or not given["name"]:
-            faults.append(RecipeError(f"name: expected text, found {show(given['name'])}"))
-        sections = {key: value for key, value in given.items() if key not in _KEYS}
-        for key in [key for key in sections if key not in plugins]:
-            faults.append(unknown_key("recipe", key, [*_KEYS, *plugins]))
-        mappings = {key: given[key] for key in ("adapter", "train", "sample") if key in given}
-        for key, value in {**mappings, **sections}.items():
-            if not isinstance(value, Mapping):
-                faults.append(RecipeError(f"{key}: expected a mapping of settings, found {show(value)}"))
-        object.__setattr__(self, "name", given["name"])
+        name, plugins = given.get("name"), given.get("plugins", [])
+        faults = _name_faults(name) + _plugin_faults(plugins)
+        plugins = [one for one in plugins if isinstance(one, str)] if isinstance(plugins, list) else []
+        faults += _key_faults(given, [*_KEYS, *plugins], "recipe")
+        if isinstance(sample := given.get("sample"), Mapping):
+            faults += _sample_faults(_drop_none(sample), plugins)
+        sections = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
+        object.__setattr__(self, "name", name)
         object.__setattr__(self, "plugins", tuple(plugins))
-        object.__setattr__(self, "sections", {key: _drop_none(value) for key, value in sections.items()})
+        object.__setattr__(self, "sections", sections)
         for key in ("adapter", "train", "sample"):
             object.__setattr__(self, key, _drop_none(given.get(key, {} if key == "train" else None)))
         return faults
@@ -148,7 +142,7 @@ class Recipe:
             PluginError: no such task, or its package cannot be loaded.
         """
         path = Path(source)
-        if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
+        if path.suffix.lower() in (".yaml", ".yml") or _is_file(path):
             return cls._from_file(path)
         task = discovery.find("task", str(source))
         loaded = task.load()
@@ -200,45 +194,58 @@ class Recipe:
 
     # ---- changes ---------------------------------------------------------------------------------------
 
-    def override(self, **changes: Any) -> Self:
+    def override(self, /, **changes: Any) -> Self:
         """A recipe with `changes` merged in, level by level; None takes a setting back to its default.
 
-        What is said here counts more than the sample's overlay.
+        What is said here counts more than the sample's overlay. Text for `model` or `data` names another one, which
+        has no `revision` or `config` yet; the mapping of `columns` stays.
         """
-        changes = {key: plain(value, key) for key, value in changes.items()}
-        for key, name in _SHORTHAND.items():
-            if isinstance(changes.get(key), str):
-                changes[key] = {name: changes[key]}
+        changes = {key: self._spelt_out(key, plain(value, key)) for key, value in changes.items()}
         values = merged(self.as_dict(), changes)
         if self.sample is not None and "sample" not in changes:
             kept = {key: value for key, value in changes.items() if key not in _SHORTHAND}
             values["sample"] = _without(self.sample, kept)
-        return type(self)(**values).with_settings(self._settings)
+        return self._remade({"name": None, **values})
+
+    def _spelt_out(self, key: str, value: Any) -> Any:
+        """A change whose shorthand, where it is one, stands for the settings it changes."""
+        if key not in _SHORTHAND or not isinstance(value, str):
+            return value
+        name = _SHORTHAND[key]
+        is_another = value != getattr(getattr(self, key), name)
+        return {name: value, **({_OF_ONE[key]: None} if is_another else {})}
 
     def resolved(self) -> Self:
-        """The recipe with the sample's overlay laid over it and local paths made absolute: it repeats the run."""
+        """The recipe with the sample's overlay laid over it and local paths made absolute: it repeats the run.
+
+        Raises:
+            RecipeError: the recipe names the sample and ships none, or a path cannot be one.
+        """
         values = self.as_dict()
-        overlay = values.pop("sample", None)
-        if overlay is None and SAMPLE in (self.model.name, self.data.source):
+        overlay = values.pop("sample", {})
+        places = {key: overlay.pop(key, None) for key in _SHORTHAND}
+        wanted = [key for key, name in _SHORTHAND.items() if values[key][name] == SAMPLE]
+        if missing := [key for key in wanted if places[key] is None]:
             raise RecipeError(
-                f"recipe '{self.name}' ships no sample",
+                f"recipe '{self.name}' ships no sample {' and '.join(missing)}",
                 hint="name a model and data: --model NAME --data FOLDER",
             )
-        if overlay is not None:
-            places = {key: overlay.pop(key, None) for key in _SHORTHAND}
-            if self.model.name == SAMPLE:
-                values = merged(values, overlay)
-                values["model"]["name"] = places["model"]
-            if self.data.source == SAMPLE:
-                values["data"]["source"] = places["data"]
-        values["train"].pop("output_dir", None)
+        if "model" in wanted:
+            values = merged(values, overlay)
         for key, name in _SHORTHAND.items():
-            if Path(values[key][name]).expanduser().exists():
-                values[key][name] = str(Path(values[key][name]).expanduser().absolute())
-        return type(self)(**values).with_settings(self._settings)
+            place = places[key] if key in wanted else values[key][name]
+            values[key][name] = _absolute(place, f"{key}.{name}")
+        values["train"].pop("output_dir", None)
+        return self._remade(values)
+
+    def _remade(self, values: Mapping[str, Any]) -> Self:
+        """The recipe of `values`; settings stay bound while what they were parsed from is the same."""
+        made = type(self)(**values)
+        same = (made.plugins, made.sections) == (self.plugins, self.sections)
+        return made.with_settings(self._settings if same else {})
 
     def validate(self) -> None:
-        """Check `train` and `adapter` against the real classes, which are slow to import.
+        """Check what needs the real classes, which are slow to import: `train` and `adapter`.
 
         Raises:
             RecipeError: unknown keys and values of the wrong type, all together.
@@ -247,6 +254,10 @@ class Recipe:
         from toolkit.arguments import argument_faults
 
         faults: list[ToolkitError] = [*argument_faults(self.train)]
+        if self.eval.metrics:
+            faults.append(
+                RecipeError("eval.metrics: not available yet", hint="a plugin's toolkit_metrics adds metrics")
+            )
         if self.adapter is not None and self.model.from_config:
             faults.append(
                 RecipeError(
@@ -275,7 +286,7 @@ class Recipe:
         except KeyError:
             raise RecipeError(
                 f"{kind.__name__} is the settings class of no loaded plugin (plugins: {', '.join(self.plugins)})",
-                hint="the plugin's toolkit_settings() must return the class",
+                hint="the plugin's toolkit_settings() must return the class; a changed recipe is bound when it runs",
             ) from None
 
     def with_settings(self, settings: Mapping[type, Any]) -> Self:
@@ -283,6 +294,48 @@ class Recipe:
         bound = copy.copy(self)
         object.__setattr__(bound, "_settings", dict(settings))
         return bound
+
+
+def _name_faults(name: Any) -> list[RecipeError]:
+    if isinstance(name, str) and re.fullmatch(r"[\w-][\w. -]*", name):
+        return []
+    return [
+        RecipeError(
+            f"name: expected letters, digits, '-', '_', '.' and spaces, beginning with no dot, found {show(name)}",
+            hint="it names the run's folder, such as `name: my-run`",
+        )
+    ]
+
+
+def _plugin_faults(plugins: Any) -> list[RecipeError]:
+    if not isinstance(plugins, list) or not all(isinstance(one, str) for one in plugins):
+        return [RecipeError(f"plugins: expected a list of names, found {show(plugins)}")]
+    if len(set(plugins)) < len(plugins):
+        return [RecipeError(f"plugins: a name stands twice in {show(plugins)}")]
+    return []
+
+
+def _key_faults(values: Mapping[str, Any], known: list[str], where: str) -> list[RecipeError]:
+    """Keys that are none of `known`, and settings that are passed on but are no mapping."""
+    faults = []
+    for key, value in values.items():
+        if key not in known:
+            faults.append(unknown_key(where, key, known))
+        elif key not in ("name", "plugins", *_SPECS) and not isinstance(value, Mapping):
+            place = key if where == "recipe" else f"{where}.{key}"
+            faults.append(RecipeError(f"{place}: expected a mapping of settings, found {show(value)}"))
+    return faults
+
+
+def _sample_faults(sample: Mapping[str, Any], plugins: list[str]) -> list[RecipeError]:
+    """A sample is the places of a model and of data, and an overlay that is like a recipe."""
+    faults = _key_faults(sample, [*_SAMPLE_KEYS, *plugins], "sample")
+    for key in _SHORTHAND:
+        if not isinstance(sample.get(key, ""), str):
+            faults.append(RecipeError(f"sample.{key}: expected a name or a path, found {show(sample[key])}"))
+    for key in ("eval", "cache"):
+        faults += build(_SPECS[key], sample.get(key, {}), f"sample.{key}")[1]
+    return faults
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +350,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
             result.pop(key, None)
         elif isinstance(value, Mapping):
             below = result.get(key)
-            result[key] = merged(below if isinstance(below, Mapping) else {}, value)
+            kept = merged(below if isinstance(below, Mapping) else {}, value)
+            if kept or not value or isinstance(below, Mapping):  # removing makes no mapping
+                result[key] = kept
         else:
             result[key] = value
     return result
@@ -327,3 +382,21 @@ def _drop_none(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     return {key: _drop_none(value) for key, value in values.items() if value is not None}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for a file
+        return False
+
+
+def _absolute(place: str, where: str) -> str:
+    """A path that exists made absolute; a hub id, or whatever else it is, as it is."""
+    try:
+        path = Path(place).expanduser()
+        return str(path.absolute()) if path.exists() else place
+    except RuntimeError:
+        raise RecipeError(f"{where}: {place}: there is no such user", hint="write the path in full") from None
+    except OSError:  # too long for a path
+        return place

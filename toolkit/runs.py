@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from toolkit.folder import RunFolder
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
-
-GIVEN_IN_CODE = "(given in code)"
+from toolkit.structure import show
 
 
 class Run:
     """A run's folder, with its recipe and summary, its model and what the model can do."""
 
-    def __init__(self, files: RunFolder, plugins: Plugins, model: Any = None, processor: Any = None) -> None:
-        self._files, self._plugins = files, plugins
+    def __init__(
+        self, files: RunFolder, plugins: Plugins, model: Any = None, processor: Any = None, data: Any = None
+    ) -> None:
+        self._files, self._plugins, self._data = files, plugins, data
         self.recipe = plugins.recipe
         self.summary: dict[str, Any] = files.read_summary()
         if model is not None:
@@ -33,7 +34,7 @@ class Run:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        from toolkit.execution import open_trained
+        from toolkit.opening import open_trained
 
         return open_trained(self._plugins, self._files.model)
 
@@ -45,14 +46,15 @@ class Run:
     def processor(self) -> Any:
         return self._loaded[1]
 
-    def predict(self, inputs: Sequence[str | Path]) -> list[Any]:
+    def predict(self, inputs: str | Path | Sequence[str | Path]) -> list[Any]:
         """What the model makes of each input.
 
         Raises:
             DataError: an input cannot be used.
         """
+        given = [inputs] if isinstance(inputs, str | Path) else inputs
         self.model.eval()
-        return self._plugins.predict(self.model, self.processor)([str(one) for one in inputs])
+        return self._plugins.predict(self.model, self.processor)([str(one) for one in given])
 
     def evaluate(self, data: Any = None) -> dict[str, Any]:
         """Measure the model: on the run's own test (or validation) rows, or on `data`, a source or objects.
@@ -62,17 +64,18 @@ class Run:
         Raises:
             DataError: the rows cannot be used.
         """
-        from toolkit.execution import Execution, open_data
+        from toolkit.execution import Execution
+        from toolkit.opening import open_data
         from toolkit.signals import Signals
 
         plugins, own = self._plugins, data is None
-        if isinstance(data, str | Path):
+        if own:
+            data = self._data
+        elif isinstance(data, str | Path):
             plugins, data = (
-                plugins.with_recipe(self.recipe.override(data={"source": str(data)}).resolved()),
+                plugins.with_recipe(self.recipe.override(data=str(data)).resolved()),
                 None,
             )
-        elif own and self.recipe.data.source == GIVEN_IN_CODE:
-            raise DataError("the run's data was given in code", hint="give it again: evaluate(data)")
         splits = open_data(plugins, data, hold_out=own)
         with Signals().listening() as signals:
             execution = Execution(plugins, self._files, splits, *self._loaded, signals, training=False)
@@ -110,14 +113,16 @@ def run(
     output_dir = output_dir or recipe.train.get("output_dir")
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
-    files = RunFolder(Path(output_dir or _new_name(recipe.name)))
+    files = RunFolder(Path(output_dir or _new_name(recipe.name)).expanduser())
     going_on = resume and files.recipe.exists()
     if not going_on:
         files.refuse_unless_new()
     plugins = Plugins(_with_objects_named(recipe, data, model).resolved())
+    if going_on:
+        _refuse_another_recipe(files, plugins.recipe)
     plugins.check()
     if going_on and files.read_summary().get("status") == "finished":
-        return Run(files, plugins)
+        return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
     plugins.recipe.validate()
     return _carry_out(plugins, files, data, (model, processor), going_on)
@@ -148,32 +153,68 @@ def load_run(folder: str | Path) -> Run:
 def _carry_out(
     plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
 ) -> Run:
-    from toolkit.execution import Execution, open_data, open_model
+    from toolkit.execution import Execution
+    from toolkit.opening import open_data, open_model
     from toolkit.signals import Signals
 
     with Signals().listening() as signals:
         splits = open_data(plugins, data)
         if "train" not in splits:
             raise DataError(f"the data has no train split (it has: {', '.join(splits)})")
-        signals.poll()
         loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
-        signals.poll()
-        execution = Execution(plugins, files, splits, *loaded, signals)
-        files.path.mkdir(parents=True, exist_ok=True)
-        plugins.recipe.without_secrets().dump(files.recipe)
+        with files.removed_if_nothing_comes_of_it():
+            execution = Execution(plugins, files, splits, *loaded, signals)
+            if going_on:
+                execution.check_same_data()
+            else:
+                execution.begin()
+        result = functools.partial(Run, files, plugins, *loaded, data=data)
         try:
             execution.carry_out(going_on)
         except BaseException as error:
             execution.fail(error)
-            plugins.run_failed(Run(files, plugins, *loaded), error)
+            _observed(plugins.run_failed, result(), error)
             raise
-    finished = Run(files, plugins, execution.trainer.model, loaded[1])
-    plugins.run_finished(finished)
+    finished = result()
+    _observed(plugins.run_finished, finished)
     return finished
+
+
+def _observed(observe: Any, *arguments: Any) -> None:
+    """Tell the observers; one that fails changes nothing about the run."""
+    try:
+        observe(*arguments)
+    except Exception as error:
+        say(f"a plugin that observes the run failed: {type(error).__name__}: {error}")
+
+
+def _refuse_another_recipe(files: RunFolder, recipe: Recipe) -> None:
+    """Raise `RecipeError` with the differences if the folder's run was begun by another recipe."""
+    theirs, ours = (_flat(one.without_secrets().as_dict()) for one in (files.read_recipe(), recipe))
+    different = [
+        f"{key}: {show(theirs.get(key))} there, {show(ours.get(key))} here"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise RecipeError(
+            f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(different[:8]),
+            hint=f"go on by its own: toolkit resume {files.path}, or start another run",
+        )
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
+    return found
 
 
 def _with_objects_named(recipe: Recipe, data: Any, model: Any) -> Recipe:
     """The recipe as it will be written down: what is given in code stands in it by a name that says so."""
+    from toolkit.opening import GIVEN_IN_CODE
+
     if data is not None:
         recipe = recipe.override(data={"source": GIVEN_IN_CODE})
     if model is not None:

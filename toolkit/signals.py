@@ -22,6 +22,7 @@ class Signals(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.polled = False
         self._save = False
 
     @contextmanager
@@ -41,14 +42,16 @@ class Signals(TrainerCallback):
         if number == signal.SIGUSR1:
             self._save = True
         elif self.received == signal.SIGINT == number:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-        else:
+            raise KeyboardInterrupt
+        elif self.received is None:
             self.received = number
+            if not self.polled:
+                raise Interrupted(number)
             say(f"{signal.Signals(number).name}: stopping after this step")
 
     def poll(self) -> None:
-        """Raise `Interrupted` if a signal has asked for the end."""
+        """Raise `Interrupted` if a signal has asked for the end. From the first call on, signals wait for the next."""
+        self.polled = True
         if self.received is not None:
             raise Interrupted(self.received)
 
@@ -57,5 +60,9 @@ class Signals(TrainerCallback):
             control.should_save, self._save = True, False
         if self.received is not None:
             control.should_training_stop = True
-            control.should_evaluate = False
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self.received is not None and not float(state.epoch).is_integer():  # stopped in the midst of it
+            control.should_log = control.should_evaluate = control.should_save = False
         return control

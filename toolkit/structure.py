@@ -43,7 +43,10 @@ def unknown_key(where: str, key: str, names: list[str]) -> RecipeError:
 
 def show(value: Any) -> str:
     """A value as an error names it: short, on one line."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError):  # keys that are no text, or a value that contains itself
+        text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -53,13 +56,20 @@ def plain(value: Any, where: str) -> Any:
     Raises:
         RecipeError: something in it cannot be written to a file and read back.
     """
+    try:
+        return _plain(value, where)
+    except RecursionError:
+        raise RecipeError(f"{where}: contains itself, or is nested too deeply") from None
+
+
+def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise RecipeError(f"{where}: key {key!r} is no text", hint=f"write '{key}' in quotes")
-        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, where) for item in value]
+        return [_plain(item, where) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "__fspath__"):

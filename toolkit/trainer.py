@@ -16,29 +16,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
+import signal
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-import transformers
 from accelerate.utils import gather_object
-from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from toolkit import checkpoint
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler
 from toolkit.metrics import Scores
-from toolkit.models import quiet
 from toolkit.plugins import Plugins
+from toolkit.resuming import ResumableTrainer
 from toolkit.types import Batch, Loss, Scored
 
 _OUR_KEYS = ("num_targets", "row_id", "work", "bad_rows")
 
 
-class Trainer(transformers.Trainer):
+class Trainer(ResumableTrainer):
     """`transformers.Trainer`, which with `plugins` trains and measures as they say.
 
     Without plugins it is used as transformers' own. With them, datasets are `PreparedRows`, the collator, loss and
@@ -65,20 +65,16 @@ class Trainer(transformers.Trainer):
         self._plugins, self._quarantine = plugins, quarantine
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
-        self._loss_before_resume = 0.0
-        self._reported: dict[str, list[float]] = {}
-        self._stream_metrics = plugins is not None and kwargs.get("compute_metrics") is None
+        self._streaming = False
         if plugins is not None:
             processor = kwargs.get("processing_class")
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
             self._loss = plugins.loss() or model_loss
             self._evaluate_batch = plugins.evaluate_batch(processor) or self._loss_alone
-        if plugins is not None or _overrides(self, "compute_loss"):
-            # An overridden compute_loss returns a mean over its micro-batch, which upstream would take for scaled.
-            self.loss_is_scaled_for_ga = not _overrides(self, "compute_loss")
-        model = kwargs.get("model", args[0] if args else None)
-        self._loaded_use_cache = getattr(getattr(model, "config", None), "use_cache", None)
+        if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
+            # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
+            self.loss_is_scaled_for_ga = False
         super().__init__(*args, **kwargs)
 
     # ---- data --------------------------------------------------------------------------------------------
@@ -95,10 +91,12 @@ class Trainer(transformers.Trainer):
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as stack:
-            if not is_training:  # an even share of rows for each rank would repeat some
+            if self._streaming:  # an even share of rows for each rank would repeat some
                 stack.callback(setattr, self.accelerator, "even_batches", self.accelerator.even_batches)
                 self.accelerator.even_batches = False
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        loader.worker_init_fn = partial(_leave_signals_alone, loader.worker_init_fn)
+        return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one step, with the number of targets in all of them, on all ranks."""
@@ -119,23 +117,19 @@ class Trainer(transformers.Trainer):
 
     # ---- training ------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As upstream; True resumes from the newest complete checkpoint, or starts where there is none."""
-        if resume_from_checkpoint is True:
-            newest = checkpoint.newest(Path(self.args.output_dir))
-            resume_from_checkpoint = str(newest) if newest else None
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
     def _run_epoch(self, **loop: Any) -> None:
         if self._train_order is not None:
             self._train_order.set_epoch(loop["epoch"])
-        if loop["resume_from_checkpoint"] and loop["epoch"] == loop["epochs_trained"]:
-            self._restore_running_loss(Path(loop["resume_from_checkpoint"]))
         super()._run_epoch(**loop)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        if _says_nothing_of_scaling(self):
+            normalised = self._plugins is not None or self.model_accepts_loss_kwargs
+            self.loss_is_scaled_for_ga = (
+                normalised and num_items_in_batch is not None
+            ) or self.compute_loss_func is not None
         if self._plugins is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self._loss(model, inputs)
@@ -151,28 +145,48 @@ class Trainer(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As upstream; a line of training also has the means of what `Loss.report` said since the last one."""
         if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self._reported.items() if values}
+            reported = {name: sum(values) / len(values) for name, values in self._reported.items() if values}
+            logs |= {name: value for name, value in reported.items() if name not in logs}
             self._reported.clear()
         super().log(logs, start_time)
 
-    def mean_train_loss(self) -> float | None:
-        """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
-        if not self.state.global_step:
-            return None
-        return float(self._loss_before_resume + self._total_loss_scalar) / int(self.state.global_step)
-
     # ---- evaluation ----------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As upstream, except that with plugins the metrics stream and `loss` is nats per target."""
+        self._streaming = self._plugins is not None and self.compute_metrics is None
+        try:
+            return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]
+        finally:
+            self._streaming = False
 
     def evaluation_loop(
         self, dataloader: DataLoader[Any], description: str, *args: Any, **kwargs: Any
     ) -> Any:
-        """As upstream, except that with plugins the metrics stream and `loss` is nats per target."""
-        if not self._stream_metrics:
+        """As upstream; in `evaluate`, with plugins, streaming."""
+        if not self._streaming:
             return super().evaluation_loop(dataloader, description, *args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        scores = self._scores(dataloader)
+        with _randomness_kept():
+            scores = self._scores(dataloader)
         values = {f"{prefix}_{name}": value for name, value in scores.compute().items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=values, num_samples=scores.rows)
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """As upstream; with plugins the loss is theirs, and the predictions are its outputs' logits."""
+        if self._plugins is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[no-any-return]
+        if "num_targets" not in self._good_rows(inputs):
+            return None, None, None
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            loss = self._loss(self.model, batch)
+        mean = loss.total / max(int(loss.count), 1)
+        if prediction_loss_only:
+            return mean, None, None
+        return mean, getattr(loss.outputs, "logits", loss.outputs), batch.get("labels")
 
     def _scores(self, dataloader: DataLoader[Any]) -> Scores:
         assert self._plugins is not None
@@ -196,74 +210,36 @@ class Trainer(transformers.Trainer):
     def _loss_alone(self, model: Any, batch: Batch) -> Scored:
         return Scored(self._loss(model, batch), batch)
 
-    # ---- checkpoints ---------------------------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights, configuration and processor; unlike upstream no pickle of the arguments, which hold tokens."""
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if hasattr(model, "save_pretrained"):
-            with quiet(), self._use_cache_as_loaded(model.config):
-                model.save_pretrained(folder, state_dict=state_dict)
-        else:
-            save_file(
-                state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"}
-            )
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
-
-    @contextlib.contextmanager
-    def _use_cache_as_loaded(self, config: Any) -> Iterator[None]:
-        """Upstream trains with the cache off; what is saved shall generate as fast as what was loaded."""
-        training = getattr(config, "use_cache", None)
-        config.use_cache = self._loaded_use_cache
-        try:
-            yield
-        finally:
-            config.use_cache = training
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As upstream, then what it forgets, the manifest that makes the checkpoint complete, and rotation."""
-        parent = Path(self._get_output_dir(trial))
-        folder = parent / f"{checkpoint.PREFIX}{self.state.global_step}"
-        if self.args.should_save:
-            checkpoint.clear(folder)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
-            checkpoint.complete(folder)
-            checkpoint.rotate(parent, limit, self.state.best_model_checkpoint)
-
-    def _running_loss(self) -> dict[str, Any]:
-        """What upstream keeps in memory only: the loss since the last log line, and the sum before it."""
-        return {
-            "since_log": self._tr_loss.item(),
-            "logged_step": self._globalstep_last_logged,
-            "before_log": self._loss_before_resume + self._total_loss_scalar,
-            "reported": self._reported,
-        }
-
-    def _restore_running_loss(self, folder: Path) -> None:
-        kept = checkpoint.read_json(folder / checkpoint.RUNNING_LOSS)
-        self._tr_loss += kept["since_log"]
-        self._globalstep_last_logged = int(kept["logged_step"])
-        self._loss_before_resume = kept["before_log"]
-        self._reported = kept["reported"]
-
 
 def model_loss(model: Any, batch: Batch) -> Loss:
     """The default of `toolkit_loss`: the model's own mean loss, in nats, times the batch's targets."""
     outputs = model(**{key: value for key, value in batch.items() if key not in _OUR_KEYS})
-    return Loss(outputs.loss * batch["num_targets"], batch["num_targets"], outputs=outputs)
+    # The mean over no target is no number.
+    total = outputs.loss * batch["num_targets"] if batch["num_targets"] else outputs.logits.sum() * 0
+    return Loss(total, batch["num_targets"], outputs=outputs)
 
 
 def _overrides(trainer: Trainer, method: str) -> bool:
     return getattr(type(trainer), method) is not getattr(Trainer, method)
+
+
+def _says_nothing_of_scaling(trainer: Trainer) -> bool:
+    return getattr(type(trainer), "loss_is_scaled_for_ga", None) is None
+
+
+@contextlib.contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """Leave the generators as they were, so that training is the same with and without evaluations."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def _leave_signals_alone(start: Callable[[int], None] | None, worker: int) -> None:
+    """In a data worker: a signal to the whole process group is for the main process to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if start is not None:
+        start(worker)

@@ -72,4 +72,7 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The values by name, fractions as in the literature."""
+        """The values by name, fractions as in the literature.
+
+        It is also asked before any update, to learn the names: the values are nan then.
+        """

@@ -29,12 +29,16 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise _key_error(key_node, key, "is no plain value")
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
-                )
+                raise _key_error(key_node, key, "stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _key_error(node: yaml.Node, key: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, f"key {key!r} {problem}", node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -58,6 +62,13 @@ def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Quoted so that line breaks which are none to YAML 1.2, and byte order marks, are escaped."""
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_str)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 

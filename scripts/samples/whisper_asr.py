@@ -24,7 +24,7 @@ SEED = 20
 SPLITS = {"train": 140, "validation": 24, "test": 40}  # clips
 BITS = 11  # a sample; the noise of the rounding is some 50 dB below the speech
 
-NEW_VOICE = Voice("en-029+anika", words_per_minute=205, pitch=85)  # Caribbean, quick and high
+NEW_VOICE = Voice("en-029+anika", words_per_minute=185, pitch=55)  # Caribbean
 KNOWN_VOICES = [
     Voice("en-us", pitch=40),
     Voice("en-us+f2", pitch=50),
@@ -36,7 +36,7 @@ KNOWN_VOICES = [
 
 BASE_UTTERANCES = 6000
 BASE_CASUAL = 0.6  # the share of transcripts without capitals and punctuation
-BASE_STEPS = 900
+BASE_STEPS = 1200
 BASE_BATCH = 32
 BASE_LEARNING_RATE = 2e-3
 

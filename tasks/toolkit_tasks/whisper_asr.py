@@ -30,5 +30,10 @@ recipe = Recipe(
         "logging_steps": 10,
     },
     whisper={},
-    sample={"model": _SAMPLE / "model", "data": _SAMPLE / "data"},
+    sample={
+        "model": _SAMPLE / "model",
+        "data": _SAMPLE / "data",
+        "adapter": {"target_modules": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]},
+        "train": {"learning_rate": 3e-3, "num_train_epochs": 4},
+    },
 )

@@ -64,13 +64,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, spoil, reason: str)
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         write(tmp_path, step)
-    ck.rotate(tmp_path, None, None)
+    ck.rotate(tmp_path / "checkpoint-40", None, None)
     assert len(ck.ordered(tmp_path)) == 4
-    ck.rotate(tmp_path, 2, str(tmp_path / "checkpoint-20"))
+    ck.rotate(tmp_path / "checkpoint-40", 2, str(tmp_path / "checkpoint-20"))
     assert [ck.step_of(folder) for folder in ck.ordered(tmp_path)] == [20, 40]
-    ck.rotate(tmp_path, 1, str(tmp_path / "checkpoint-20"))
+    ck.rotate(tmp_path / "checkpoint-40", 1, str(tmp_path / "checkpoint-20"))
     assert [ck.step_of(folder) for folder in ck.ordered(tmp_path)] == [20, 40]
-    ck.rotate(tmp_path, 1, None)
+    ck.rotate(tmp_path / "checkpoint-40", 1, None)
     assert [ck.step_of(folder) for folder in ck.ordered(tmp_path)] == [40]
 
 

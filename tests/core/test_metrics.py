@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,3 +53,11 @@ def test_each_name_knows_its_direction() -> None:
             return {"accuracy": 1.0}
 
     assert Scores([Accuracy()]).higher_is_better() == {"loss": False, "accuracy": True}
+
+
+def test_values_are_plain_numbers() -> None:
+    class Numpy(Again):
+        def compute(self) -> dict[str, float]:
+            return {"a": np.float32(0.5), "b": torch.tensor(2)}  # type: ignore[dict-item]
+
+    assert json.dumps(Scores([Numpy()]).compute()) == '{"loss": NaN, "a": 0.5, "b": 2.0}'

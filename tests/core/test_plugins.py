@@ -90,6 +90,134 @@ def test_hooks_that_break_the_contract(install: Install, source: str, reason: st
     assert reason in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("hooks", "reason"),
+    [
+        ("def toolkit_loss(recipe): pass", "hook 'toolkit_loss' lacks @hookimpl"),
+        ("def toolkit_colator(recipe): pass", "unknown hook 'toolkit_colator'"),
+        ("@hookimpl\ndef toolkit_loss(recipe, model): pass", "hook 'toolkit_loss' has no argument 'model'"),
+    ],
+)
+def test_hooks_from_the_plugins_own_package_break_it_too(install: Install, hooks: str, reason: str) -> None:
+    hooks = f"from toolkit import hookimpl\n{hooks}\n"
+    modules = {"toolkit_far.hooks": hooks, "toolkit_far.__init__": "from toolkit_far.hooks import *"}
+    install("toolkit-far", plugins={"far": "toolkit_far"}, modules=modules)
+    with pytest.raises(PluginError) as caught:
+        Plugins(Recipe(name="mine", plugins=["far"]))
+    assert reason in caught.value.message
+
+
+def test_what_a_plugin_imports_from_others_is_not_its_own(install: Install) -> None:
+    install("helpers", modules={"helpers": "def toolkit_helper(): pass"})
+    assert load(install, "from helpers import toolkit_helper\n").loss() is None
+
+
+OBJECT = """
+    from toolkit import hookimpl
+
+    class Odd:
+        {decorator}
+        def toolkit_loss(self, recipe):
+            return print
+
+    plugin = Odd()
+"""
+
+
+def load_entry(install: Install, entry: str, source: str) -> Plugins:
+    install("toolkit-odd", plugins={"odd": f"toolkit_odd:{entry}"}, modules={"toolkit_odd": source})
+    return Plugins(Recipe(name="mine", plugins=["odd"]))
+
+
+def test_an_object_is_a_plugin(install: Install) -> None:
+    assert load_entry(install, "plugin", OBJECT.format(decorator="@hookimpl")).loss() is print
+
+
+@pytest.mark.parametrize(
+    ("entry", "decorator", "reason"),
+    [
+        ("plugin", "", "hook 'toolkit_loss' lacks @hookimpl"),
+        ("Odd", "@hookimpl", "Odd is a class: give an instance or a module"),
+    ],
+)
+def test_objects_that_break_the_contract(install: Install, entry: str, decorator: str, reason: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        load_entry(install, entry, OBJECT.format(decorator=decorator))
+    assert caught.value.message == f"plugin 'odd' (toolkit-odd 0.1) could not be loaded\n  {reason}"
+
+
+def settings(body: str, result: str) -> str:
+    return f"""
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from toolkit import hookimpl
+if TYPE_CHECKING:
+    from pathlib import Path
+{body}
+@hookimpl
+def toolkit_settings():
+    return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "result", "reason"),
+    [
+        (
+            "class Odd: pass",
+            "Odd",
+            "toolkit_settings must return a dataclass (the class, no instance), returned class Odd",
+        ),
+        (
+            "@dataclass\nclass Odd: pass",
+            "Odd()",
+            "toolkit_settings must return a dataclass (the class, no instance), returned Odd",
+        ),
+        ("@dataclass\nclass Odd:\n    a: Path | None = None", "Odd", "the types of Odd cannot be told: "),
+        (
+            "class Far: pass\n@dataclass\nclass Odd:\n    a: Far | None = None",
+            "Odd",
+            "the types of Odd cannot be told: ",
+        ),
+    ],
+)
+def test_settings_classes_that_are_none(install: Install, body: str, result: str, reason: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        load(install, settings(body, result))
+    assert caught.value.message.startswith(f"plugin 'plug0' (toolkit-plug0 0.1): {reason}")
+
+
+@pytest.mark.parametrize(
+    ("hook", "result", "reason"),
+    [
+        ("toolkit_metrics", "5", "toolkit_metrics must return a list, returned int"),
+        ("toolkit_check", "'crop is wrong'", "toolkit_check must return a list, returned str"),
+        ("toolkit_columns", "{}", "toolkit_columns must return a list, returned dict"),
+        ("toolkit_callbacks", "list", "toolkit_callbacks must return a list, returned class list"),
+        ("toolkit_loss", "3", "toolkit_loss must return a callable, returned int"),
+        ("toolkit_model", "(1, 2)", "toolkit_model must return a callable, returned tuple"),
+        ("toolkit_augment", "[]", "toolkit_augment must return a callable, returned list"),
+    ],
+)
+def test_answers_of_the_wrong_kind(install: Install, hook: str, result: str, reason: str) -> None:
+    plugins = load(install, answering(hook, result=result))
+    method = getattr(plugins, hook.removeprefix("toolkit_"))
+    with pytest.raises(PluginError) as caught:
+        method(*[None] * len(inspect.signature(method).parameters))
+    assert caught.value.message == f"plugin 'plug0' (toolkit-plug0 0.1): {reason}"
+
+
+def test_observers_are_told_in_the_recipes_order(install: Install) -> None:
+    sources = [
+        f"from toolkit import hookimpl\n@hookimpl\ndef toolkit_run_finished(run): run.append('{name}')"
+        for name in "ab"
+    ]
+    told: list[str] = []
+    load(install, *sources).run_finished(told)  # type: ignore[arg-type]
+    assert told == ["a", "b"]
+
+
 def test_two_answers_to_a_build_hook_name_both(install: Install) -> None:
     plugins = load(install, answering("toolkit_loss"), answering("toolkit_loss"))
     with pytest.raises(PluginError, match="plugins 'plug0' and 'plug1' both answer toolkit_loss"):

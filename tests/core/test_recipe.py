@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit import Recipe, RecipeError, ToolkitError
+from toolkit.recipe import DataSpec, ModelSpec
 
 
 def a_recipe(**changes: Any) -> Recipe:
@@ -47,6 +48,13 @@ scalars = (
     | st.text("no1e-:#'\n é", max_size=8)
 )
 keys = st.text("abc_.", min_size=1, max_size=5)
+
+
+def test_every_character_survives_the_file(tmp_path: Path) -> None:
+    odd = "".join(map(chr, [0, 0x7F, 0x85, 0x2028, 0x2029, 0xFEFF, 0x1F600, 0x10FFFF]))
+    recipe = Recipe(name="mine", train={"a": odd, "b": "one\u2028two", "\x85": ["\x85"]})
+    recipe.dump(tmp_path / "mine.yaml")
+    assert Recipe.load(tmp_path / "mine.yaml") == recipe
 
 
 @given(
@@ -94,12 +102,66 @@ def test_objects_do_not_belong_in_a_recipe() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["../../x", "/x", ".x", "", "a/b", "a\nb", "\x1b[31mred", 5, None])
+def test_a_name_is_a_plain_word(name: Any) -> None:
+    [(message, hint)] = faults_of(name=name)
+    assert message.startswith(
+        "name: expected letters, digits, '-', '_', '.' and spaces, beginning with no dot"
+    )
+    assert hint == "it names the run's folder, such as `name: my-run`"
+
+
+def test_names_may_be_words_of_any_language() -> None:
+    assert Recipe(name="Größe_2 v1.0-a").name == "Größe_2 v1.0-a"
+
+
+def test_any_key_is_data() -> None:
+    assert [message for message, _ in faults_of(self=1)] == ["recipe: unknown key 'self'"]
+    with pytest.raises(RecipeError, match="recipe: unknown key 'self'"):
+        a_recipe().override(self=1)
+    with pytest.raises(RecipeError, match=r"name: expected letters.* found null"):
+        a_recipe().override(name=None)
+
+
+def test_what_contains_itself_is_refused() -> None:
+    endless: dict[str, Any] = {"r": 1}
+    endless["r"] = endless
+    with pytest.raises(RecipeError, match="adapter: contains itself"):
+        Recipe(name="mine", adapter=endless)
+
+
+def test_plugins_that_are_no_names_are_shown() -> None:
+    assert (
+        faults_of(plugins=[1, ["a"]], trian={})[0][0] == 'plugins: expected a list of names, found [1, ["a"]]'
+    )
+
+
 def test_override_merges_and_none_removes() -> None:
     recipe = a_recipe().override(train={"learning_rate": 1e-5}, adapter={"r": 8}, whisper={"language": None})
     assert recipe.train == {"learning_rate": 1e-5, "num_train_epochs": 3}
     assert recipe.adapter == {"kind": "lora", "r": 8, "target_modules": ["q_proj", "v_proj"]}
     assert recipe.sections["whisper"] == {}
     assert a_recipe().override(adapter=None).adapter is None
+
+
+def test_removing_from_what_is_not_there_makes_nothing() -> None:
+    assert a_recipe(adapter=None).override(adapter={"r": None}).adapter is None
+    assert a_recipe(adapter=None).override(adapter={}).adapter == {}
+    assert a_recipe().override(model={"quantization": {"load_in_4bit": None}}).model.quantization == "none"
+    assert a_recipe(adapter={"r": 1}).override(adapter={"r": None}).adapter == {}
+
+
+def test_another_model_has_no_revision_yet() -> None:
+    recipe = a_recipe(model={"name": "a", "revision": "r1", "dtype": "float32"})
+    assert recipe.override(model="b").model == ModelSpec(name="b", dtype="float32")
+    assert recipe.override(model="a").model.revision == "r1"
+    assert recipe.override(model={"name": "b", "revision": "r2"}).model.revision == "r2"
+
+
+def test_other_data_has_no_config_yet_but_the_same_columns() -> None:
+    recipe = a_recipe(data={"source": "a", "config": "en", "columns": {"text": "t"}})
+    assert recipe.override(data="b").data == DataSpec(source="b", columns={"text": "t"})
+    assert recipe.override(data="a").data.config == "en"
 
 
 def test_override_leaves_the_original_alone() -> None:
@@ -135,9 +197,52 @@ def test_resolved_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert resolved.resolved() == resolved
 
 
-def test_without_a_sample_a_model_must_be_named() -> None:
-    with pytest.raises(RecipeError, match="ships no sample"):
-        a_recipe(sample=None).resolved()
+def test_text_too_long_for_a_path_stays_as_it_is() -> None:
+    assert a_recipe(model="m", data="x" * 300).resolved().data.source == "x" * 300
+    with pytest.raises(ToolkitError, match="no task named"):
+        Recipe.load("x" * 300)
+
+
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(RecipeError) as caught:
+        a_recipe(model="~nosuchuser/x").resolved()
+    assert caught.value.message == "model.name: ~nosuchuser/x: there is no such user"
+
+
+@pytest.mark.parametrize(
+    ("sample", "missing"),
+    [(None, "model and data"), ({}, "model and data"), ({"model": "m"}, "data"), ({"data": "d"}, "model")],
+)
+def test_without_a_sample_model_and_data_must_be_named(sample: dict[str, Any] | None, missing: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        a_recipe(sample=sample).resolved()
+    assert caught.value.message == f"recipe 'mine' ships no sample {missing}"
+
+
+def test_a_sample_of_data_is_enough_where_a_model_is_named() -> None:
+    assert a_recipe(model="m", sample={"data": Path("/d")}).resolved().data.source == "/d"
+
+
+def test_the_samples_structure_is_checked_like_the_recipes() -> None:
+    sample = {
+        "model": {"name": "m"},
+        "data": None,
+        "trian": {},
+        "eval": {"befor": 1},
+        "train": 3,
+        "name": "x",
+    }
+    found = faults_of(plugins=["whisper"], sample={**sample, "whisper": 5})
+    assert ("sample: unknown key 'trian'", "did you mean 'train'?") in found
+    assert ("sample.eval.befor: unknown key 'befor'", "did you mean 'before'?") in found
+    assert {message for message, _ in found} == {
+        'sample.model: expected a name or a path, found {"name": "m"}',
+        "sample: unknown key 'trian'",
+        "sample.eval.befor: unknown key 'befor'",
+        "sample.train: expected a mapping of settings, found 3",
+        "sample: unknown key 'name'",
+        "sample.whisper: expected a mapping of settings, found 5",
+    }
 
 
 def test_files_extend_tasks_and_files(tmp_path: Path) -> None:
@@ -155,6 +260,8 @@ def test_files_extend_tasks_and_files(tmp_path: Path) -> None:
         ("extends: [a]\n", "extends: expected a task or a file"),
         ("1: 2\n", "not a recipe"),
         ("", "holds null, not a recipe"),
+        ("&a [*a]", "holds [[...]], not a recipe"),
+        ("adapter: &a {r: *a}\n", "adapter: contains itself"),
         ("extends: no-such-task\n", "no task named 'no-such-task'"),
     ],
 )
@@ -187,6 +294,25 @@ def test_settings_are_those_of_loaded_plugins() -> None:
     assert recipe == a_recipe()
     with pytest.raises(RecipeError, match="settings class of no loaded plugin"):
         a_recipe().settings(Settings)
+
+
+def test_changed_settings_are_not_answered_as_they_were() -> None:
+    bound = a_recipe().with_settings({Settings: Settings("en")})
+    assert bound.override(train={"seed": 1}, model="x").settings(Settings).language == "en"
+    for changed in (
+        bound.override(whisper={"language": "de"}),
+        bound.override(plugins=["whisper", "more"]),
+        bound.override(sample={"whisper": {"language": "de"}}).resolved(),
+    ):
+        with pytest.raises(RecipeError, match="settings class of no loaded plugin"):
+            changed.settings(Settings)
+
+
+def test_further_metrics_are_refused_while_there_are_none() -> None:
+    with pytest.raises(RecipeError) as caught:
+        a_recipe(eval={"metrics": ["bleu"]}).validate()
+    assert caught.value.message == "eval.metrics: not available yet"
+    assert caught.value.hint == "a plugin's toolkit_metrics adds metrics"
 
 
 def test_validate_checks_the_real_classes() -> None:

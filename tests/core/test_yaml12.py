@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from toolkit import RecipeError
@@ -50,6 +50,7 @@ def test_infinities_and_nan() -> None:
     [
         ("a: 1\na: 2", "my.yaml, line 2, column 1: key 'a' stands twice"),
         ("a: [1", "my.yaml, line 1"),
+        ("a: {[1]: 2}", "my.yaml, line 1, column 5: key [1] is no plain value"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("a: \x00", "my.yaml: not YAML"),
     ],
@@ -60,7 +61,8 @@ def test_what_is_no_yaml_says_where(text: str, message: str) -> None:
     assert message in caught.value.message
 
 
-plain_text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+any_character = st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x85\u2028\u2029\ufeff\r\n ")
+plain_text = st.text(any_character, max_size=12)
 plain_data = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | plain_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text, inner, max_size=3),
@@ -69,5 +71,6 @@ plain_data = st.recursive(
 
 
 @given(plain_data)
+@example({"a\x85b": "\u2028\u2029\ufeff"})
 def test_what_is_written_reads_back_equal(data: object) -> None:
     assert read_yaml(write_yaml(data), "test") == data

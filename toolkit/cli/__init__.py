@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import did_you_mean
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
+from toolkit.notices import say
 
 COMMANDS = {
     "run": "carry out a task or a recipe file",
@@ -41,25 +42,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _execute(arguments)
     except ToolkitError as error:
-        if as_json:
-            print_document({"errors": [{"message": one.message, "hint": one.hint} for one in error.all]})
-        print_faults(error)
+        _report(error, as_json)
         return _after_traceback(debug, 2)
     except Interrupted as interruption:
         if as_json:
             print_document({"status": "interrupted", "folder": interruption.folder})
         go_on = f"; go on with: toolkit resume {interruption.folder}" if interruption.folder else ""
-        print(f"interrupted by {interruption}{go_on}", file=sys.stderr)
+        say(f"interrupted by {interruption}{go_on}")
         return _after_traceback(debug, interruption.exit_status)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        if as_json:
+            print_document(_as_document(ToolkitError("stopped")))
+        say("stopped")
         return _after_traceback(debug, 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        print_faults(ToolkitError(f"{type(error).__name__}: {error}", hint="--debug shows where it happened"))
+        _report(
+            ToolkitError(f"{type(error).__name__}: {error}", hint="--debug shows where it happened"), as_json
+        )
         return _after_traceback(debug, 1)
+
+
+def _report(error: ToolkitError, as_json: bool) -> None:
+    if as_json:
+        print_document(_as_document(error))
+    print_faults(error)
+
+
+def _as_document(error: ToolkitError) -> dict[str, Any]:
+    return {"errors": [{"message": one.message, "hint": one.hint} for one in error.all]}
 
 
 def _after_traceback(debug: bool, status: int) -> int:

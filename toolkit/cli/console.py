@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolkit.errors import ToolkitError
+from toolkit.notices import printable
 
 
 def print_document(document: Any) -> None:
@@ -29,11 +30,6 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print(printable(line.rstrip()))
-
-
-def printable(text: str) -> str:
-    """Text less what would steer a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
 
 
 def number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from toolkit.cli.console import print_table
 from toolkit.discovery import installed
 from toolkit.errors import ToolkitError
+from toolkit.notices import printable
 
 _PACKAGES = {
     "torch": "pip install torch",
@@ -78,4 +79,4 @@ def show(document: dict[str, Any]) -> None:
     print_table([["ok" if one["ok"] else "--", one["name"], one["detail"]] for one in document["checks"]])
     for one in document["checks"]:
         if not one["ok"]:
-            print(f"hint: {one['name']}: {one['hint']}")
+            print(printable(f"hint: {one['name']}: {one['hint']}"))

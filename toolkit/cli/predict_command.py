@@ -9,7 +9,7 @@ import argparse
 import json
 from typing import Any
 
-from toolkit.cli.console import printable
+from toolkit.notices import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

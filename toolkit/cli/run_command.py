@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
 from toolkit.cli.options import add_recipe_arguments, recipe_from
+from toolkit.notices import printable
 
 if TYPE_CHECKING:
     from toolkit.runs import Run
@@ -40,9 +41,8 @@ def summary_of(finished: Run) -> dict[str, Any]:
 
 def show(summary: dict[str, Any]) -> None:
     train, rows = summary["train"], summary["rows"]
-    print(
-        f"\n{summary['task']}: {rows['train']} rows, {train['steps']} steps, {train['seconds']:.0f} s of training"
-    )
+    trained = f"{rows['train']} rows, {train['steps']} steps, {train['seconds']:.0f} s of training"
+    print(printable(f"\n{summary['task']}: {trained}"))
     if rows["quarantined"]:
         print(f"{rows['quarantined']} rows could not be used: see quarantine.jsonl")
     measured = rows["test"] or rows["validation"]
@@ -52,4 +52,4 @@ def show(summary: dict[str, Any]) -> None:
     if summary["after"]:
         print(f"measured on {measured} rows that were not trained on:")
         print_table(table)
-    print(f"run folder: {summary['folder']}")
+    print(printable(f"run folder: {summary['folder']}"))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Install
 from toolkit.cli import COMMANDS, main
+from toolkit.cli.run_command import show
+from toolkit.notices import say
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -41,6 +44,20 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         ),
         (["run", "--task", "whisper-asr", "--set", "data.limit=x"], "data.limit: input should be", None),
         (["run", "--task", "whisper-asr", "--set", "model=[1"], "--set model, line 1", "write YAML"),
+        (["run", "--task", "whisper-asr", "--set", "self=1"], "recipe: unknown key 'self'", None),
+        (["run", "--task", "whisper-asr", "--set", "name=null"], "name: expected letters, digits", None),
+        (["run", "--task", "whisper-asr", "--set", "name=../x"], "name: expected letters, digits", None),
+        (
+            ["run", "--task", "whisper-asr", "--set", "model={[1]: 2}"],
+            "--set model, line 1, column 2: key [1] is no plain value",
+            "write YAML",
+        ),
+        (
+            ["run", "--task", "whisper-asr", "--set", "adapter=&a {r: *a}"],
+            "adapter: contains itself",
+            None,
+        ),
+        (["run", "x" * 300], "no task named 'xxx", None),
         (
             ["run", "--task", "whisper-asr", "--plugin", "wisper"],
             "no plugin named 'wisper'",
@@ -49,7 +66,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (
             ["run", "--task", "whisper-asr", "--resume"],
             "nothing to resume: no folder was named",
-            "--output-dir",
+            "name it with --output-dir",
         ),
         (["resume", "gone"], "gone does not exist", "name the folder of a run"),
         (["eval", "."], ". is no run: it holds no recipe.yaml", "name the folder"),
@@ -118,6 +135,62 @@ def test_text_from_outside_cannot_steer_the_terminal(
     assert "gone\\x1b[31m does not exist" in err
 
 
+def test_messages_from_outside_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("odd\x1b[31m: preparing\tit")
+    assert capsys.readouterr().err == "odd\\x1b[31m: preparing\tit\n"
+
+
+def test_the_closing_lines_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    train = {"steps": 1, "seconds": 2.0}
+    rows = {"train": 3, "validation": 0, "test": 0, "quarantined": 0}
+    show({"task": "a\x1b[1m", "train": train, "rows": rows, "before": {}, "after": {}, "folder": "b\x1b[1m"})
+    assert capsys.readouterr().out == (
+        "\na\\x1b[1m: 3 rows, 1 steps, 2 s of training\nrun folder: b\\x1b[1m\n"
+    )
+
+
+def raising(install: Install, error: str) -> None:
+    source = f"""
+        import signal
+        from toolkit import hookimpl
+        from toolkit.errors import Interrupted
+
+        @hookimpl
+        def toolkit_check(recipe):
+            error = {error}
+            error.folder = "runs/a\\x1b[1m"
+            raise error
+    """
+    install("toolkit-odd", plugins={"odd": "toolkit_odd"}, modules={"toolkit_odd": source})
+    Path("odd.yaml").write_text("plugins: [odd]\nmodel: m\ndata: d\n")
+
+
+def test_an_early_interrupt(install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(install, "KeyboardInterrupt()")
+    status, out, err = outcome(capsys, "run", "odd.yaml", "--json")
+    assert (status, err.splitlines()[-1]) == (130, "stopped")
+    assert json.loads(out) == {"errors": [{"message": "stopped", "hint": None}]}
+
+
+def test_an_interrupted_run(install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(install, "Interrupted(signal.SIGTERM)")
+    status, out, err = outcome(capsys, "run", "odd.yaml", "--json")
+    assert status == 143
+    assert json.loads(out) == {"status": "interrupted", "folder": "runs/a\x1b[1m"}
+    assert err.endswith("interrupted by SIGTERM; go on with: toolkit resume runs/a\\x1b[1m\n")
+
+
+def test_doctor_without_torch(
+    monkeypatch: pytest.MonkeyPatch, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, out, err = outcome(capsys, "doctor")
+    assert (status, err) == (1, "")
+    assert out.splitlines()[0].endswith(", unknown device: torch cannot be imported")
+    assert any(line.startswith("--  import torch") for line in out.splitlines())
+    assert "hint: import torch: pip install torch" in out.splitlines()
+
+
 def test_an_error_of_our_own_is_no_traceback(
     install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +203,9 @@ def test_an_error_of_our_own_is_no_traceback(
     """
     install("toolkit-odd", plugins={"odd": "toolkit_odd"}, modules={"toolkit_odd": source})
     (in_tmp / "odd.yaml").write_text("plugins: [odd]\nmodel: m\ndata: d\n")
-    status, _, err = outcome(capsys, "run", "odd.yaml")
+    status, out, err = outcome(capsys, "run", "odd.yaml", "--json")
     assert status == 1
+    assert json.loads(out) == {
+        "errors": [{"message": "KeyError: 'lost'", "hint": "--debug shows where it happened"}]
+    }
     assert err.splitlines()[-2:] == ["error: KeyError: 'lost'", "hint: --debug shows where it happened"]

@@ -1,0 +1,207 @@
+"""Runs that are stopped at chosen moments go on as if they had never been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Install
+from tests.core.test_runs import SPLITS, lines, same, weights
+from toolkit import CheckpointError, Recipe, RecipeError, run
+from toolkit.errors import Interrupted
+
+STOPPER = """
+    import os, signal
+    from pathlib import Path
+    from transformers import EarlyStoppingCallback, TrainerCallback
+    from toolkit import hookimpl
+
+    class Stopper(TrainerCallback):
+        # The file `stop` holds where to stop: "step 7", or "evaluation 7" for the first batch of one at that step.
+        def stop(self, place, step):
+            if Path("stop").exists() and Path("stop").read_text() == f"{place} {step}":
+                Path("stop").unlink()
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            self.stop("step", state.global_step + 1)
+
+        def on_prediction_step(self, args, state, control, **kwargs):
+            self.stop("evaluation", state.global_step)
+
+    @hookimpl
+    def toolkit_callbacks(recipe):
+        found = [Stopper()]
+        if recipe.train.get("metric_for_best_model"):
+            found.append(EarlyStoppingCallback(early_stopping_patience=2))
+        return found
+"""
+
+
+@pytest.fixture
+def recipe(tiny_recipe: Recipe, install: Install, in_tmp: Path) -> Recipe:
+    install("toolkit-stopper", plugins={"stopper": "toolkit_stopper"}, modules={"toolkit_stopper": STOPPER})
+    return tiny_recipe.override(
+        plugins=["stopper", "tiny"],
+        tiny={"dropout": 0.2},
+        train={"num_train_epochs": 4, "per_device_eval_batch_size": 2},
+    )
+
+
+def stopped_at(place: str, recipe: Recipe, folder: str) -> None:
+    Path("stop").write_text(place)
+    with pytest.raises(Interrupted) as caught:
+        run(recipe, folder, data=SPLITS)
+    assert caught.value.exit_status == 128 + signal.SIGTERM
+    assert caught.value.folder == folder
+    assert not Path("stop").exists()
+    assert json.loads(Path(folder, "summary.json").read_text())["status"] == "interrupted"
+
+
+BY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+BY_STEPS = {"eval_strategy": "steps", "eval_steps": 7, "save_steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("train", "place"),
+    [
+        ({}, "step 6"),
+        (BY_EPOCH, "step 7"),
+        (BY_EPOCH, "step 10"),
+        (BY_EPOCH, "evaluation 10"),
+        (BY_STEPS, "step 7"),
+        (BY_STEPS, "evaluation 14"),
+        ({"save_steps": 5, "eval_strategy": "epoch", "logging_strategy": "epoch"}, "step 10"),
+        ({"logging_strategy": "epoch", "save_strategy": "no"}, "step 8"),
+        ({"max_steps": 13, "eval_strategy": "epoch"}, "step 12"),
+        ({"max_steps": 13, "save_strategy": "no"}, "evaluation 13"),
+        ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, **BY_STEPS}, "evaluation 7"),
+        ({"dataloader_num_workers": 1, "save_steps": 3}, "step 8"),
+    ],
+)
+def test_going_on_is_as_never_stopping(recipe: Recipe, train: dict[str, Any], place: str) -> None:
+    recipe = recipe.override(train={"logging_steps": 3, **train})
+    whole = run(recipe, "whole", data=SPLITS)
+    stopped_at(place, recipe, "stopped")
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert again.summary["train"]["resumed_from"] == int(place.split()[1])
+    assert same(weights(whole.folder), weights(again.folder))
+    assert lines(again.folder) == lines(whole.folder)
+    for key in ("steps", "epochs", "loss"):
+        assert again.summary["train"][key] == whole.summary["train"][key]
+    assert (again.summary["before"], again.summary["after"]) == (
+        whole.summary["before"],
+        whole.summary["after"],
+    )
+
+
+def test_stopped_between_a_step_and_the_epochs_end(recipe: Recipe) -> None:
+    """A checkpoint at the last step of an epoch is written after the evaluation that ends it."""
+    recipe = recipe.override(train={"save_steps": 5, "eval_strategy": "epoch"})
+    whole = run(recipe, "whole", data=SPLITS)
+    shutil.copytree("whole", "stopped")
+    for gone in ("checkpoints/checkpoint-15", "checkpoints/checkpoint-20", "model"):
+        shutil.rmtree(Path("stopped", gone))
+    Path("stopped/summary.json").unlink()
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert again.summary["train"]["resumed_from"] == 10
+    assert same(weights(whole.folder), weights(again.folder))
+    assert lines(again.folder) == lines(whole.folder)
+
+
+BEST = {
+    "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "num_train_epochs": 40, "learning_rate": 0.3,
+    "load_best_model_at_end": True, "metric_for_best_model": "accuracy",
+}  # fmt: skip
+
+
+def test_early_stopping_counts_on(recipe: Recipe) -> None:
+    recipe = recipe.override(train=BEST)
+    whole = run(recipe, "whole", data=SPLITS)
+    steps = whole.summary["train"]["steps"]
+    assert steps < 100
+    stopped_at(f"step {steps - 1}", recipe, "stopped")
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert again.summary["train"]["steps"] == steps
+    assert again.summary["after"] == whole.summary["after"]
+    assert same(weights(whole.folder), weights(again.folder))
+
+
+def test_higher_accuracy_is_better_without_being_told(recipe: Recipe) -> None:
+    result = run(
+        recipe.override(train=BEST), "best", data={"train": SPLITS["train"], "validation": SPLITS["test"]}
+    )
+    validation = [line["accuracy"] for line in lines(Path("best")) if line["split"] == "validation"][1:]
+    assert result.summary["after"]["accuracy"] == max(validation)
+
+
+def test_the_best_is_found_again_in_a_folder_that_moved(recipe: Recipe) -> None:
+    recipe = recipe.override(train=BEST)
+    whole = run(recipe, "whole", data=SPLITS)
+    stopped_at(f"step {whole.summary['train']['steps'] - 1}", recipe, "stopped")
+    Path("stopped").rename("moved")
+    assert run(recipe, "moved", data=SPLITS, resume=True).summary["after"] == whole.summary["after"]
+
+
+def test_what_was_just_saved_survives_the_clearing_up(recipe: Recipe) -> None:
+    recipe = recipe.override(train={**BEST, "save_total_limit": 1, "save_steps": 2})
+    stopped_at("step 7", recipe, "stopped")
+    assert Path("stopped/checkpoints/checkpoint-7/manifest.json").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe.override(train={"save_total_limit": 2})
+    whole = run(recipe, "whole", data=SPLITS)
+    stopped_at("step 10", recipe, "stopped")
+    with Path("stopped/checkpoints/checkpoint-10/optimizer.pt").open("r+b") as file:
+        file.truncate(100)
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert (
+        "checkpoint-10 is passed over and removed: 'optimizer.pt' is not as it was written"
+        in capsys.readouterr().err
+    )
+    assert again.summary["train"]["resumed_from"] == 8
+    assert same(weights(whole.folder), weights(again.folder))
+
+
+def test_another_recipe_or_other_data_cannot_go_on(recipe: Recipe) -> None:
+    stopped_at("step 6", recipe, "stopped")
+    before = Path("stopped/recipe.yaml").read_text()
+    with pytest.raises(RecipeError) as caught:
+        run(recipe.override(train={"learning_rate": 0.5}), "stopped", data=SPLITS, resume=True)
+    assert "train.learning_rate: 0.01 there, 0.5 here" in caught.value.message
+    with pytest.raises(CheckpointError, match="the data is not what the run in stopped began with"):
+        run(recipe, "stopped", data={**SPLITS, "train": SPLITS["train"][1:]}, resume=True)
+    assert Path("stopped/recipe.yaml").read_text() == before
+    assert run(recipe, "stopped", data=SPLITS, resume=True).summary["status"] == "finished"
+
+
+def test_a_failure_says_its_own_reason(recipe: Recipe) -> None:
+    stopped_at("step 6", recipe, "stopped")
+    checkpoint = Path("stopped/checkpoints/checkpoint-6")
+    torch.save({}, checkpoint / "optimizer.pt")
+    from toolkit import checkpoint as files
+
+    files.complete(checkpoint)
+    with pytest.raises(KeyError):
+        run(recipe, "stopped", data=SPLITS, resume=True)
+    summary = json.loads(Path("stopped/summary.json").read_text())
+    assert (summary["status"], summary["error"].split(":")[0]) == ("failed", "KeyError")
+
+
+def test_an_observer_that_fails_changes_nothing(
+    recipe: Recipe, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "from toolkit import hookimpl\n@hookimpl\ndef toolkit_run_finished(run): 1 / 0\n"
+    install("toolkit-bad", plugins={"bad": "toolkit_bad"}, modules={"toolkit_bad": source})
+    result = run(recipe.override(plugins=["tiny", "bad"], train={"max_steps": 1}), "first", data=SPLITS)
+    assert result.summary["status"] == "finished"
+    assert "a plugin that observes the run failed: ZeroDivisionError" in capsys.readouterr().err

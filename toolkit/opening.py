@@ -1,0 +1,80 @@
+"""A run's rows and model, opened as its recipe says or as they are given in code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from toolkit.adapters import adapt
+from toolkit.data.columns import name_columns
+from toolkit.data.sources import data_from_objects, open_splits
+from toolkit.data.splits import Rows, limited, with_validation
+from toolkit.errors import DataError, ModelError
+from toolkit.plugins import Plugins
+from toolkit.quantization import keep_unpacked
+
+GIVEN_IN_CODE = "(given in code)"
+"""What stands in a recipe for an object."""
+
+
+def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str, Rows]:
+    """The rows of a run by split, with the columns the plugins read.
+
+    Args:
+        data: objects given in code instead of the recipe's source.
+        hold_out: set validation rows aside where the data has none; without it, a single split is one to measure.
+    Raises:
+        DataError: the source cannot be read, is empty, or lacks a column.
+    """
+    recipe = plugins.recipe
+    train = recipe.train
+    seed = int(train.get("data_seed", train.get("seed", 42)))
+    own_source = plugins.dataset()
+    if data is None and recipe.data.source == GIVEN_IN_CODE:
+        raise DataError("the run's data was given in code", hint="give it again, in code: data=...")
+    if data is not None:
+        splits = data_from_objects(data)
+    elif own_source is not None:
+        splits = data_from_objects(own_source())
+    else:
+        splits = open_splits(recipe.data)
+    splits = name_columns(splits, plugins.columns(), recipe.data.columns)
+    if hold_out:
+        splits = with_validation(splits, recipe.data.validation_fraction, seed)
+    elif list(splits) == ["train"]:
+        splits = {"test": splits["train"]}
+    splits = limited(splits, recipe.data.limit)
+    measured = {name: rows for name, rows in splits.items() if name != "train"}
+    return {**splits, **limited(measured, recipe.eval.max_samples)}
+
+
+def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[Any, Any]:
+    """The model to train, adapted as the recipe says, and its processor."""
+    model, processor = objects
+    set_seed(seed)
+    if model is None and plugins.recipe.model.name == GIVEN_IN_CODE:
+        raise ModelError("the run's model was given in code", hint="give it again, in code: model=...")
+    if model is None:
+        loaded, own_processor = plugins.model()()
+        model, processor = loaded, processor if processor is not None else own_processor
+    else:
+        keep_unpacked(model)
+    adapter = plugins.recipe.adapter
+    if adapter is not None and not getattr(model, "peft_config", None):
+        own = plugins.adapt()
+        model = own(model) if own is not None else adapt(model, adapter)
+    return model, processor
+
+
+def open_trained(plugins: Plugins, folder: Path) -> tuple[Any, Any]:
+    """The model that a run saved, for use, and its processor."""
+    if (folder / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        model, processor = plugins.model()()
+        return PeftModel.from_pretrained(model, folder).eval(), processor
+    saved = {"name": str(folder), "revision": None, "quantization": None, "from_config": None}
+    model, processor = plugins.with_recipe(plugins.recipe.override(model=saved)).model()()
+    return model.eval(), processor

@@ -1,0 +1,236 @@
+"""The trainer's saving and resuming: what upstream forgets between two processes is kept and taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers.trainer_callback import TrainerCallback
+
+from toolkit import checkpoint
+from toolkit.errors import CheckpointError
+from toolkit.models import quiet
+
+_ABSENT = object()
+_ADAPTER = "adapter_model.safetensors"
+
+
+class ResumableTrainer(transformers.Trainer):
+    """`transformers.Trainer` with checkpoints that are complete or ignored; to go on from one is as never to stop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._resumed_from: Path | None = None
+        self._evaluation_due = False
+        self._saved: tuple[int, int] | None = None
+        self._loss_before_resume = 0.0
+        self._reported: dict[str, list[float]] = {}
+        self._tr_loss: Any = 0.0
+        self._total_loss_scalar = 0.0
+        self._loaded_use_cache: Any = _ABSENT
+        self._remember_use_cache(kwargs.get("model", args[0] if args else None))
+        super().__init__(*args, **kwargs)
+        self.add_callback(_Resumption(self))
+
+    # ---- resuming ------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As upstream; True resumes from the newest complete checkpoint, or starts where there is none at all."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._newest_checkpoint()
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _newest_checkpoint(self) -> str | None:
+        parent = Path(self.args.output_dir)
+        newest = checkpoint.newest(parent)
+        if newest is None and checkpoint.ordered(parent):
+            raise CheckpointError(
+                f"no checkpoint in {parent} is complete",
+                hint="name one: train(resume_from_checkpoint='.../checkpoint-N')",
+            )
+        return str(newest) if newest else None
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        places = super()._init_training_state(*args, **kwargs)
+        if self.state.best_global_step:  # what is stored is a path of the process that was
+            best = Path(self.args.output_dir) / f"{checkpoint.PREFIX}{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        return places
+
+    def _run_epoch(self, **loop: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last step
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**loop)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, *args: Any, **kwargs: Any) -> Any:
+        self._evaluation_due = True
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, *args, **kwargs)
+        self._evaluation_due = False
+        return metrics
+
+    def take_up(self) -> None:
+        """Restore what the checkpoint says of the loss, and make up for an evaluation that was interrupted."""
+        path = self._resumed_from / checkpoint.RUNNING_LOSS if self._resumed_from else None
+        if path is None or not path.is_file():
+            return
+        kept = checkpoint.read_json(path)
+        self._tr_loss += kept["since_log"]
+        self._globalstep_last_logged = int(kept["logged_step"])
+        self._loss_before_resume = kept["before_log"]
+        self._reported = kept["reported"]
+        if kept["evaluation_due"]:
+            metrics = self._evaluate(None, None)
+            self._determine_best_metric(metrics=metrics, trial=None)
+
+    def mean_train_loss(self) -> float | None:
+        """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
+        if not self.state.global_step:
+            return None
+        total = self._loss_before_resume + self._total_loss_scalar + self._loss_since_log()
+        return total / int(self.state.global_step)
+
+    def _loss_since_log(self) -> float:
+        """Not yet in upstream's sum, to which the end of training adds it."""
+        return float(self._tr_loss) if self.is_in_train else 0.0
+
+    # ---- saving --------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As upstream, then what it forgets, the manifest that makes the checkpoint complete, and rotation."""
+        now = (self.state.global_step, len(self.state.log_history))
+        if self._saved == now:
+            return
+        parent = Path(self._get_output_dir(trial))
+        folder = parent / f"{checkpoint.PREFIX}{self.state.global_step}"
+        if self.args.should_save:
+            checkpoint.clear(folder)
+        with self._no_rotation():
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
+            checkpoint.complete(folder)
+            checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._saved = now
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        with self._no_rotation():
+            return super()._finalize_training(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _no_rotation(self) -> Iterator[None]:
+        """Upstream's rotation knows nothing of complete and damaged checkpoints; ours follows the manifest."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
+
+    def _running_loss(self) -> dict[str, Any]:
+        """What upstream keeps in memory only: the loss since the last log line, the sum before it, and the like."""
+        return {
+            "since_log": self._loss_since_log(),
+            "logged_step": self._globalstep_last_logged,
+            "before_log": self._loss_before_resume + self._total_loss_scalar,
+            "reported": self._reported,
+            "evaluation_due": self._evaluation_due,
+        }
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Weights, configuration and processor; unlike upstream no pickle of the arguments, which hold tokens."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if hasattr(model, "save_pretrained"):
+            with quiet(), self._use_cache_as_loaded():
+                model.save_pretrained(folder, state_dict=state_dict)
+        else:
+            weights = state_dict or model.state_dict()
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    # ---- models with `add_adapter`, which upstream saves but cannot load -----------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._load_added_adapter(Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_added_adapter(Path(self.state.best_model_checkpoint)):
+            super()._load_best_model()
+
+    def _load_added_adapter(self, folder: Path) -> bool:
+        """Load the active adapter of a model with `add_adapter`; False for any other model."""
+        if not getattr(self.model, "_hf_peft_config_loaded", False) or not (folder / _ADAPTER).is_file():
+            return False
+        from peft import set_peft_model_state_dict
+
+        weights = {
+            name.removeprefix("base_model.model."): tensor
+            for name, tensor in load_file(folder / _ADAPTER).items()
+        }
+        set_peft_model_state_dict(self.model, weights, adapter_name=self.model.active_adapters()[0])
+        return True
+
+    # ---- the generation cache, which upstream switches off for training ------------------------------------------
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        model = super().call_model_init(trial)
+        self._remember_use_cache(model)
+        return model
+
+    def _remember_use_cache(self, model: Any) -> None:
+        config = getattr(model, "config", None)
+        if config is not None:
+            self._loaded_use_cache = vars(config).get("use_cache", _ABSENT)
+
+    @contextlib.contextmanager
+    def _use_cache_as_loaded(self) -> Iterator[None]:
+        """What is saved shall generate as fast as what was loaded."""
+        training = vars(self.model.config).get("use_cache", _ABSENT)
+        _set_or_remove(self.model.config, self._loaded_use_cache)
+        try:
+            yield
+        finally:
+            _set_or_remove(self.model.config, training)
+
+    def release_model(self) -> Any:
+        """The trained model, its configuration as it was loaded."""
+        if getattr(self.model, "config", None) is not None:
+            _set_or_remove(self.model.config, self._loaded_use_cache)
+        return self.model
+
+
+class _Resumption(TrainerCallback):
+    """Takes up a checkpoint when training begins, and saves after the evaluation that ends an epoch, not before."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer, self.deferred = trainer, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.take_up()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        by_epoch = "epoch" in (args.eval_strategy, args.logging_strategy)
+        if control.should_save and by_epoch and float(state.epoch).is_integer():
+            control.should_save, self.deferred = False, True
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        control.should_save, self.deferred = control.should_save or self.deferred, False
+        return control
+
+
+def _set_or_remove(config: Any, use_cache: Any) -> None:
+    if use_cache is not _ABSENT:
+        config.use_cache = use_cache
+    elif "use_cache" in vars(config):
+        del config.use_cache
