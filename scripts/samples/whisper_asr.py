@@ -44,6 +44,7 @@ BASE_LEARNING_RATE = 2e-3
 def make(folder: Path) -> None:
     """Write `data` and `model` into the folder, in place of what was there."""
     torch.set_num_threads(2)  # sums depend on it in their last bits
+    torch.use_deterministic_algorithms(True)  # else two threads add up the positions' gradients in any order
     torch.manual_seed(SEED)
     generator = random.Random(SEED)
     reserved: set[str] = set()  # sentences that the recogniser must not hear in training
