@@ -123,6 +123,10 @@ def _merged(spec: ModelSpec | str | Path, load: Mapping[str, Any]) -> tuple[Mode
 def _place(name: str) -> str:
     """The folder's absolute path, which an adapter will record as its base, or a name on the hub."""
     path = Path(name).expanduser()
+    if len(name) > 4096 or max(map(len, path.parts), default=0) > 255:
+        raise ModelError(
+            f"no model has a name of {len(name)} letters", hint="name a model's folder, or a model on the hub"
+        )
     if path.is_dir():
         return str(path.absolute())
     if path.exists():

@@ -28,6 +28,9 @@ class Run:
         if model is not None:
             self._loaded = (model, processor)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.summary.get('status', 'unfinished')})"
+
     @property
     def folder(self) -> Path:
         return self._files.path
@@ -68,15 +71,14 @@ class Run:
         from toolkit.opening import open_data
         from toolkit.signals import Signals
 
-        plugins, own = self._plugins, data is None
-        if own:
-            data = self._data
+        plugins = self._plugins
+        if data is None:
+            splits = open_data(plugins, self._data)
         elif isinstance(data, str | Path):
-            plugins, data = (
-                plugins.with_recipe(self.recipe.override(data=str(data)).resolved()),
-                None,
-            )
-        splits = open_data(plugins, data, hold_out=own)
+            plugins = plugins.with_recipe(self.recipe.override(data=str(data)).resolved())
+            splits = open_data(plugins, None, hold_out=False)
+        else:
+            splits = open_data(plugins, data, hold_out=False)
         with Signals().listening() as signals:
             execution = Execution(plugins, self._files, splits, *self._loaded, signals, training=False)
             split = execution.measured_split
@@ -85,6 +87,7 @@ class Run:
                     "there are no rows to measure on: no test and no validation split", hint="give --data"
                 )
             metrics = execution.evaluate(split)
+        execution.trainer.release_model()
         return {"split": split, "rows": execution.used(split), "metrics": metrics}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -70,8 +71,13 @@ def _plain(value: Any, where: str) -> Any:
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, where) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+    if isinstance(value, Enum):
+        return _plain(value.value, where)
+    for kind in (bool, int, float, str):  # also what descends from them, such as numbers of numpy
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
     if hasattr(value, "__fspath__"):
         return str(value)
     raise RecipeError(

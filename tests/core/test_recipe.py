@@ -136,6 +136,15 @@ def test_plugins_that_are_no_names_are_shown() -> None:
     )
 
 
+def test_numbers_of_numpy_and_members_of_enumerations_become_plain(tmp_path: Path) -> None:
+    import numpy as np
+    from transformers import IntervalStrategy
+
+    recipe = Recipe(name="mine", train={"a": np.float64(0.5), "c": IntervalStrategy.EPOCH})
+    recipe.dump(tmp_path / "mine.yaml")
+    assert Recipe.load(tmp_path / "mine.yaml").train == {"a": 0.5, "c": "epoch"}
+
+
 def test_override_merges_and_none_removes() -> None:
     recipe = a_recipe().override(train={"learning_rate": 1e-5}, adapter={"r": 8}, whisper={"language": None})
     assert recipe.train == {"learning_rate": 1e-5, "num_train_epochs": 3}
