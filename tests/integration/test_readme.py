@@ -29,7 +29,8 @@ def recordings(in_tmp: Path) -> Path:
 
 
 def blocks(language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for kind, text in fenced if kind == language]
 
 
 def commands() -> list[list[str]]:
@@ -73,6 +74,7 @@ def test_files_that_are_named_exist() -> None:
         assert (ROOT / name).exists()
     tree = next(block for block in blocks() if block.startswith("toolkit/ "))
     for line in tree.splitlines():
-        indent, names = re.match(r"( *)((?:[\w.]+/?[\w/]*  ?)+)", line).groups()  # type: ignore[union-attr]
-        for name in names.split():
-            assert (ROOT / ("toolkit" if indent else "") / name).exists(), name
+        *names, _ = re.split(r" {2,}", line.strip())
+        folder = ROOT / "toolkit" if line.startswith(" ") else ROOT
+        assert names, line
+        assert [name for name in names if not (folder / name).exists()] == []
