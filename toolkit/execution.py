@@ -138,6 +138,7 @@ class Execution:
     def begin(self) -> None:
         """Write what is known before the first step: the recipe and what it runs on."""
         self.files.path.mkdir(parents=True, exist_ok=True)
+        self.files.clear()
         self.recipe.without_secrets().dump(self.files.recipe)
         facts = {**environment(), "data_fingerprint": fingerprint(self.splits)}
         checkpoint.write_json(self.files.environment, facts)

@@ -34,6 +34,8 @@ class RunFolder:
 
     def refuse_unless_new(self) -> None:
         """Raise `CheckpointError` if there is anything in the folder, or it is none."""
+        if self.came_to_nothing():
+            return
         if self.recipe.exists():
             raise CheckpointError(
                 f"{self.path} holds another run",
@@ -44,6 +46,16 @@ class RunFolder:
                 f"{self.path} is there already and is no empty folder",
                 hint="name another folder with --output-dir",
             )
+
+    def came_to_nothing(self) -> bool:
+        """Whether the folder's run failed before its first step, so that there is nothing in it to lose."""
+        summary = self.read_summary() if self.summary.is_file() else {}
+        return summary.get("status") == "failed" and not summary["train"]["steps"]
+
+    def clear(self) -> None:
+        """Remove what a run that came to nothing has left."""
+        for place in (self.summary, self.metrics, self.quarantine):
+            place.unlink(missing_ok=True)
 
     @contextmanager
     def removed_if_nothing_comes_of_it(self) -> Iterator[None]:

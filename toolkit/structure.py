@@ -31,7 +31,9 @@ def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[Recipe
     try:
         instance = TypeAdapter(kind).validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
-        return None, faults + [_fault(where, problem) for problem in error.errors()]
+        # A union reports each of its branches; the first is the simplest way to be right.
+        first = {problem["loc"][:1]: problem for problem in reversed(error.errors())}
+        return None, faults + [_fault(where, problem) for problem in reversed(first.values())]
     return (None if faults else instance), faults
 
 

@@ -89,6 +89,13 @@ def test_text_is_never_taken_for_a_number_or_a_switch() -> None:
     assert "data.validation_fraction" in faults_of(data={"validation_fraction": "0.1"})[0][0]
 
 
+def test_a_value_that_may_be_of_two_kinds_is_one_fault() -> None:
+    found = faults_of(model={"quantization": "3bit"})
+    assert [message for message, _ in found] == [
+        "model.quantization: input should be 'none', '4bit' or '8bit', found \"3bit\""
+    ]
+
+
 def test_a_section_of_no_plugin_is_refused() -> None:
     assert faults_of(plugins=["whisper"], wisper={}) == [
         ("recipe: unknown key 'wisper'", "did you mean 'whisper'?")

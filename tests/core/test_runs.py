@@ -150,6 +150,16 @@ def test_too_many_bad_rows_end_the_run(tiny_recipe: Recipe, in_tmp: Path) -> Non
     assert json.loads(Path("first/summary.json").read_text())["status"] == "failed"
 
 
+def test_a_run_that_came_to_nothing_can_be_begun_again(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    with pytest.raises(DataError, match="no row of the test split can be used"):
+        run(tiny_recipe, "first", data={**SPLITS, "test": [{"ids": []}]})
+    assert Path("first/quarantine.jsonl").exists()
+    result = run(tiny_recipe.override(train={"max_steps": 1}), "first", data=SPLITS)
+    assert result.summary["status"] == "finished"
+    assert result.summary["rows"]["quarantined"] == 0
+    assert not Path("first/quarantine.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

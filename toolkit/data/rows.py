@@ -141,14 +141,17 @@ class Quarantine:
                 latest.reason, hint="mend the row, or put bad rows aside: --set data.on_error=quarantine"
             )
         if self.count(latest.split) == self.sizes[latest.split]:
-            raise DataError(f"no row of the {latest.split} split can be used; the last: {latest.reason}")
+            raise DataError(
+                f"no row of the {latest.split} split can be used; the last: {latest.reason}",
+                hint="the run's quarantine.jsonl lists them",
+            )
         bad, size = len(self.found), sum(self.sizes.values())
         if bad > self.max_bad_fraction * size:
             reasons = "".join(f"\n  {one.reason}" for one in list(self.found.values())[-5:])
             share = f"{self.max_bad_fraction:g}"
             raise DataError(
                 f"{bad} of {size} rows cannot be used, more than a share of {share}{reasons}",
-                hint="mend the rows, or allow more: --set data.max_bad_fraction=0.1",
+                hint="mend the rows (quarantine.jsonl lists them), or allow more: --set data.max_bad_fraction=0.1",
             )
 
 
