@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
 
@@ -47,7 +48,13 @@ class PluginError(ToolkitError):
 
 
 class DataError(ToolkitError):
-    """A row or a data source cannot be used."""
+    """A row or a data source cannot be used.
+
+    Attributes:
+        facts: what `toolkit_inspect` had found out about the row by then.
+    """
+
+    facts: Mapping[str, float | str] = MappingProxyType({})
 
 
 class ModelError(ToolkitError):

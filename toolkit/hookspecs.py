@@ -9,7 +9,7 @@ torch and the like inside its hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -116,6 +116,24 @@ def toolkit_adapt(recipe: Recipe) -> Callable[[Any], Any] | None:
 
 
 @hookspec
+def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
+    """Build: `(row) -> facts`, what can be said of a raw row at little cost, from headers, without decoding it.
+
+    When: over up to 1000 rows, evenly spread, by `toolkit check` and before each run. Numbers are summed up by their
+    least, median and largest, texts are counted. Default: nothing is said, and runs find bad rows as they meet them.
+    Errors: `DataError` for a row that `toolkit_prepare` would refuse; its `facts` may hold what was found by then.
+    A run is refused when they are more than `data.max_bad_fraction` of the rows.
+
+        @hookimpl
+        def toolkit_inspect(recipe, processor):
+            def look(row):
+                width, height = size_in_header(row["image"])
+                return {"width": width, "height": height, "label": row["label"]}
+            return look
+    """
+
+
+@hookspec
 def toolkit_prepare(recipe: Recipe, processor: Any) -> Callable[[Row], Row] | None:
     """Build: `(row) -> row`, what one raw row becomes before it is collated: decoded, tokenised.
 
@@ -125,6 +143,18 @@ def toolkit_prepare(recipe: Recipe, processor: Any) -> Callable[[Row], Row] | No
         @hookimpl
         def toolkit_prepare(recipe, processor):
             return lambda row: {**row, "image": open_rgb(row["image"])}
+    """
+
+
+@hookspec
+def toolkit_show(recipe: Recipe, processor: Any) -> Callable[[Row], str] | None:
+    """Build: `(prepared row) -> text`, the row as the model will see it, for people to read.
+
+    When: `toolkit check`, for the first training row. Default: the row's columns, each cut short.
+
+        @hookimpl
+        def toolkit_show(recipe, processor):
+            return lambda row: f"{row['image'].width} x {row['image'].height} pixels: {row['label']}"
     """
 
 

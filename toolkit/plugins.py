@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -164,8 +164,14 @@ class Plugins:
     def adapt(self) -> Callable[[Any], Any] | None:
         return self._one("toolkit_adapt", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def inspect(self, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
+        return self._one("toolkit_inspect", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
+
     def prepare(self, processor: Any) -> Callable[[Row], Row] | None:
         return self._one("toolkit_prepare", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
+
+    def show(self, processor: Any) -> Callable[[Row], str] | None:
+        return self._one("toolkit_show", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
     def augment(self) -> list[Callable[[Row, torch.Generator], Row]]:
         return list(self._answers("toolkit_augment", recipe=self.recipe).values())

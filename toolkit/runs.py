@@ -165,6 +165,8 @@ def _carry_out(
         if "train" not in splits:
             raise DataError(f"the data has no train split (it has: {', '.join(splits)})")
         loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
+        if not going_on:
+            _refuse_bad_rows(plugins, splits, loaded[1])
         with files.removed_if_nothing_comes_of_it():
             execution = Execution(plugins, files, splits, *loaded, signals)
             if going_on:
@@ -181,6 +183,15 @@ def _carry_out(
     finished = result()
     _observed(plugins.run_finished, finished)
     return finished
+
+
+def _refuse_bad_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
+    """Raise `DataError` at once where the run would end by bad rows, as far as a look at them can tell."""
+    from toolkit.data.inspection import inspect_rows
+
+    look = plugins.inspect(processor)
+    if look is not None and (faults := inspect_rows(splits, look).faults(plugins.recipe.data)):
+        raise DataError.gather(faults)
 
 
 def _observed(observe: Any, *arguments: Any) -> None:

@@ -6,7 +6,7 @@ Whisper's authors do, `wer_raw` and `cer_raw`. The settings are `WhisperSettings
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, hookimpl
@@ -39,10 +39,24 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
 
 
 @hookimpl
+def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
+    from toolkit_whisper.inspect_ import Inspect
+
+    return Inspect(processor)
+
+
+@hookimpl
 def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
     from toolkit_whisper.prepare import Prepare
 
     return Prepare(processor)
+
+
+@hookimpl
+def toolkit_show(processor: Any) -> Callable[[Row], str]:
+    from toolkit_whisper.inspect_ import Show
+
+    return Show(processor)
 
 
 @hookimpl

@@ -43,6 +43,10 @@ class Recording:
     samples: int
     blocks: Iterator[Tensor]
 
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
 
 def name_of(source: Any) -> str:
     """What errors call a row's audio."""
@@ -85,13 +89,17 @@ def load(source: Any, rate: int, max_seconds: float) -> Tensor:
         DataError: cannot be read, holds no samples, or is too long.
     """
     with opened(source) as recording:
-        seconds = recording.samples / recording.rate
-        if seconds > max_seconds:
-            raise DataError(
-                f"{recording.name} lasts {seconds:.6g} s, longer than the model's {max_seconds:g} s",
-                hint="cut long recordings into pieces, each with its text",
-            )
+        check_length(recording, max_seconds)
         return resampled(torch.cat(list(recording.blocks)), recording.rate, rate)
+
+
+def check_length(recording: Recording, max_seconds: float) -> None:
+    """Raise `DataError` if the recording is longer than `max_seconds`."""
+    if recording.seconds > max_seconds:
+        raise DataError(
+            f"{recording.name} lasts {recording.seconds:.6g} s, longer than the model's {max_seconds:g} s",
+            hint="cut long recordings into pieces, each with its text",
+        )
 
 
 def resampled(audio: Tensor, rate: int, to: int) -> Tensor:

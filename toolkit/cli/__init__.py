@@ -20,6 +20,7 @@ from toolkit.notices import say
 COMMANDS = {
     "run": "carry out a task or a recipe file",
     "resume": "go on with a run that was stopped",
+    "check": "find what is wrong with a recipe, its data and its model before it runs",
     "eval": "measure a run's model",
     "predict": "use a run's model",
     "tasks": "list the installed tasks",

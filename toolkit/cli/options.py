@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolkit.discovery import installed
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.yaml12 import read_yaml
 
@@ -29,23 +30,47 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
     """The recipe that the options name, with their changes.
 
     Raises:
-        RecipeError: none or two recipes are named, or a change is wrong.
+        RecipeError: none or two recipes are named, or changes are wrong: all faults together.
         PluginError: no such task.
     """
+    recipe, faults = recipe_and_faults(options)
+    if recipe is None or faults:
+        raise type(faults[0]).gather(faults)
+    return recipe
+
+
+def recipe_and_faults(options: argparse.Namespace) -> tuple[Recipe | None, list[ToolkitError]]:
+    """The recipe with those changes that can be made, or None without one; and the faults of all that cannot."""
+    try:
+        recipe = _named(options)
+    except ToolkitError as error:
+        return None, list(error.all)
+    faults: list[ToolkitError] = []
+    for change in _changes(options, recipe.plugins):
+        try:
+            recipe = recipe.override(**(_parsed(change) if isinstance(change, str) else change))
+        except ToolkitError as error:
+            faults += error.all
+    return recipe, faults
+
+
+def _named(options: argparse.Namespace) -> Recipe:
     if (options.task is None) == (options.recipe is None):
         tasks = ", ".join(task.name for task in installed("task"))
         what = "no task and no recipe file" if options.task is None else "both a task and a recipe file"
         raise RecipeError(f"{what} given", hint=f"give one: --task NAME (installed: {tasks}), or RECIPE.yaml")
-    recipe = Recipe.load(options.task or options.recipe)
+    return Recipe.load(options.task or options.recipe)
+
+
+def _changes(options: argparse.Namespace, plugins: Sequence[str]) -> Iterator[dict[str, Any] | str]:
+    """What `override` is given, in order; `--set` still as text."""
     if options.model is not None:
-        recipe = recipe.override(model=options.model)
+        yield {"model": options.model}
     if options.data is not None:
-        recipe = recipe.override(data=options.data)
+        yield {"data": options.data}
     if options.plugin:
-        recipe = recipe.override(plugins=[*recipe.plugins, *options.plugin])
-    for change in options.changes:
-        recipe = recipe.override(**_parsed(change))
-    return recipe
+        yield {"plugins": [*plugins, *options.plugin]}
+    yield from options.changes
 
 
 def _parsed(change: str) -> dict[str, Any]:

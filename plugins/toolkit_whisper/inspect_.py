@@ -1,0 +1,65 @@
+"""Rows looked at: what a raw one promises, from headers alone, and what the model sees of a prepared one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit import DataError, Row
+from toolkit_whisper.audio import check_length, name_of, opened
+from toolkit_whisper.features import FeatureSpec
+from toolkit_whisper.labels import START, labels_of
+
+
+class Inspect:
+    """`(row) -> facts`: label tokens, seconds, the sampling rate, and whether the row can be used or why not."""
+
+    def __init__(self, processor: Any) -> None:
+        self.tokenizer, self.features = processor.tokenizer, FeatureSpec.of(processor.feature_extractor)
+
+    def __call__(self, row: Row) -> Mapping[str, float | str]:
+        """The facts of a row; its sound is not decoded, so a file that breaks off is not noticed.
+
+        Raises:
+            DataError: no usable text, or the sound cannot be opened or is longer than the window; with `facts`.
+        """
+        facts: dict[str, float | str] = {}
+        try:
+            self._text(row, facts)
+            self._sound(row["audio"], facts)
+        except DataError as error:
+            error.facts = facts
+            raise
+        return {**facts, "usable": "yes"}
+
+    def _text(self, row: Row, facts: dict[str, float | str]) -> None:
+        text = row["text"]
+        facts["usable"] = "no: no transcript"
+        if isinstance(text, str) and text.strip():
+            facts["label tokens"] = len(self.tokenizer(text, verbose=False).input_ids) - 1
+            facts["usable"] = f"no: over {self.tokenizer.model_max_length} tokens"
+        try:
+            labels_of(text, self.tokenizer)
+        except DataError as error:
+            raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
+
+    def _sound(self, source: Any, facts: dict[str, float | str]) -> None:
+        facts["usable"] = "no: sound missing or unreadable"
+        with opened(source) as recording:
+            if not recording.samples:
+                raise DataError(f"{recording.name} holds no samples")
+            facts |= {"seconds": recording.seconds, "sampling rate": f"{recording.rate} Hz"}
+            facts["usable"] = f"no: over {self.features.seconds:g} s"
+            check_length(recording, self.features.seconds)
+
+
+class Show:
+    """`(prepared row) -> text`: how long it sounds, and what the decoder shall write, with special tokens."""
+
+    def __init__(self, processor: Any) -> None:
+        self.tokenizer, self.rate = processor.tokenizer, processor.feature_extractor.sampling_rate
+
+    def __call__(self, row: Row) -> str:
+        seconds, labels = len(row["audio"]) / self.rate, row["labels"]
+        written = self.tokenizer.decode(labels, skip_special_tokens=False)
+        return f"{seconds:.2f} s of sound at {self.rate} Hz, {len(labels)} label tokens: {START}{written}"
