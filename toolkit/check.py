@@ -82,7 +82,7 @@ def check(recipe: Recipe, *, with_dry_run: bool = False, known: Sequence[Toolkit
     if plugins is None:  # if only their settings are wrong, the data can be looked at all the same
         settings_known = False
         with report.collecting():
-            plugins = Plugins(recipe.override(**{name: None for name in recipe.sections}))
+            plugins = Plugins(recipe.override(**dict.fromkeys(recipe.sections)))
     if plugins is not None and is_resolved:
         is_valid = len(report.faults) == len(known)
         _Look(plugins, report, is_valid).at_everything(settings_known, with_dry_run)

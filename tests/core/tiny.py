@@ -10,7 +10,7 @@ from typing import Any
 PLUGIN = '''
 """Token numbers in, next token numbers out."""
 from dataclasses import dataclass
-from toolkit import Column, DataError, Loss, Metric, Scored, hookimpl
+from toolkit import Column, DataError, Loss, Metric, Scored, hookimpl, load_model
 
 @dataclass(frozen=True)
 class TinySettings:
@@ -29,7 +29,7 @@ def toolkit_model(recipe):
     def load():
         from transformers import LlamaConfig, LlamaForCausalLM
         if recipe.model.name != "tiny":
-            return LlamaForCausalLM.from_pretrained(recipe.model.name), None
+            return load_model(recipe.model, LlamaForCausalLM), None
         return LlamaForCausalLM(LlamaConfig(
             vocab_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
             attention_dropout=recipe.settings(TinySettings).dropout, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -93,6 +93,26 @@ def toolkit_predict(recipe, model, processor):
         ids = [torch.tensor([[int(part) for part in one.split()]]) for one in inputs]
         return [int(model(input_ids=one).logits[0, -1].argmax()) for one in ids]
     return predict
+'''
+
+LOOK = '''
+"""What can be said of rows of the tiny plugin before they are prepared, and of prepared ones."""
+from toolkit import DataError, hookimpl
+
+@hookimpl
+def toolkit_inspect():
+    def look(row):
+        facts = {"tokens": len(row["ids"]), "begins": str(row["ids"][:1])}
+        if not row["ids"]:
+            error = DataError(f"row {row['row_id']} has no ids")
+            error.facts = facts
+            raise error
+        return facts
+    return look
+
+@hookimpl
+def toolkit_show():
+    return lambda row: " ".join(f"<{token}>" for token in row["ids"])
 '''
 
 
