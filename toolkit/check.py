@@ -62,14 +62,15 @@ class Report:
         return {"ok": not faults, **vars(self), "faults": faults}
 
 
-def check(recipe: Recipe, *, with_dry_run: bool = False, known: Sequence[ToolkitError] = ()) -> Report:
+def check(recipe: Recipe, *, with_dry_run: bool = False, report: Report | None = None) -> Report:
     """Look for every fault of a recipe, its data and its model, and forecast its run. Writes nothing that stays.
 
     Args:
         with_dry_run: also train one step, evaluate, save, load and evaluate again, unless there are faults.
-        known: faults that are known already.
+        report: to be filled in, with the faults that are known already.
     """
-    report = Report(list(known))
+    report = Report() if report is None else report
+    known = len(report.faults)
     is_resolved, settings_known = False, True
     with report.collecting():
         recipe, is_resolved = recipe.resolved(), True
@@ -84,7 +85,7 @@ def check(recipe: Recipe, *, with_dry_run: bool = False, known: Sequence[Toolkit
         with report.collecting():
             plugins = Plugins(recipe.override(**dict.fromkeys(recipe.sections)))
     if plugins is not None and is_resolved:
-        is_valid = len(report.faults) == len(known)
+        is_valid = len(report.faults) == known
         _Look(plugins, report, is_valid).at_everything(settings_known, with_dry_run)
     return report
 
@@ -161,13 +162,18 @@ class _Look:
         except ValueError as error:  # what transformers.Trainer refuses
             raise ModelError(f"the model cannot be trained as the recipe says: {error}") from error
         self.report.steps = steps(execution.trainer)
-        self.report.memory = memory(self.model, execution.arguments.optim)
+        self.report.memory = memory(self.model, execution.arguments.optim.value)
 
     def _dry_run(self, folder: Path) -> None:
         outcome = dry_run.carry_out(self.plugins, self.splits, self.model, self.processor, folder / "dry")
         assert self.report.steps is not None
         forecast = dry_run.hours(outcome, self.recipe, self.splits, self.report.steps)
         self.report.dry_run = {**outcome.as_dict(), "hours": forecast}
+        if not outcome.loss_is_finite:
+            raise ModelError(
+                f"after one step the loss is {outcome.metrics['loss']}",
+                hint="lower train.learning_rate, or load the weights in another precision: model.dtype",
+            )
         if different := outcome.differences():
             raise ModelError(
                 f"the saved model, loaded again, does not measure the same: {', '.join(different)}",
@@ -233,14 +239,14 @@ def memory(model: Any, optimizer: str) -> dict[str, int | None]:
     trainable = [weights for weights in model.parameters() if weights.requires_grad]
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     gradients = sum(tensor.nbytes for tensor in trainable)
-    state = _optimizer_bytes(str(optimizer), gradients, sum(tensor.numel() for tensor in trainable))
+    state = _optimizer_bytes(optimizer, gradients, sum(tensor.numel() for tensor in trainable))
     total = None if state is None else weights + gradients + state
     return {"weights": weights, "gradients": gradients, "optimizer": state, "total": total}
 
 
 def _optimizer_bytes(optimizer: str, gradients: int, parameters: int) -> int | None:
     """Bytes of state: AdamW keeps two moments a parameter, also in 8 bits; plain SGD keeps none."""
-    name = optimizer.removeprefix("OptimizerNames.").lower().removeprefix("paged_")
+    name = optimizer.removeprefix("paged_")
     if name == "sgd":
         return 0
     if not name.startswith("adamw") or "4bit" in name:

@@ -53,6 +53,10 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def loss_is_finite(self) -> bool:
+        return math.isfinite(self.metrics["loss"])
+
     def differences(self) -> list[str]:
         """Where the reloaded model's metrics are others."""
         return [

@@ -226,6 +226,11 @@ def test_a_dry_run_notices_what_is_not_saved(recipe: Recipe, install: Install) -
     assert message.startswith("the saved model, loaded again, does not measure the same: loss ")
 
 
+def test_a_dry_run_notices_a_loss_that_is_no_number(recipe: Recipe) -> None:
+    report = check(recipe.override(train={"learning_rate": 1e38}), with_dry_run=True)
+    assert "after one step the loss is nan" in faults(report)
+
+
 def test_no_dry_run_with_faults(recipe: Recipe) -> None:
     report = check(recipe.override(adapter={"target_modules": ["q_prj"]}), with_dry_run=True)
     assert report.dry_run is None

@@ -7,7 +7,6 @@ toolkit check my.yaml --dry-run
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,10 +27,13 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from toolkit.check import Report, check
     from toolkit.folder import finite
 
-    given = functools.partial(check, with_dry_run=options.dry_run, known=faults)
-    report = Report(faults) if recipe is None else given(recipe)
-    if report.faults:
-        print_faults(ToolkitError.gather(report.faults))
+    report = Report(faults)
+    try:
+        if recipe is not None:
+            check(recipe, with_dry_run=options.dry_run, report=report)
+    finally:  # what ends it early shall not hide what was found
+        if report.faults:
+            print_faults(ToolkitError.gather(report.faults))
     document = finite(report.as_dict())
     return document, 0 if document["ok"] else 2
 
@@ -88,9 +90,14 @@ def _of_dry_run(document: dict[str, Any]) -> Iterator[list[str]]:
         return
     hours, peak = outcome["hours"], _megabytes(outcome["peak_bytes"])
     yield ["dry run", f"{outcome['seconds_per_step']:.2f} s for a step, peak memory {peak}"]
-    yield ["", f"the run: {hours['training']:.2f} h of training, {hours['evaluation']:.2f} h of evaluation"]
+    times = f"{_time(hours['training'])} of training, {_time(hours['evaluation'])} of evaluation"
+    yield ["", f"at that pace the run takes {times}"]
     for name, value in outcome["metrics"].items():
         yield ["", f"{name} {number(value)}, saved and loaded again {number(outcome['reloaded'][name])}"]
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _megabytes(size: int | None) -> str:

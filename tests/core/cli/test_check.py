@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Install
 from tests.core.tiny import rows
 from toolkit import Recipe
 from toolkit.cli import main
@@ -99,6 +100,25 @@ def test_wrong_inputs(
     [fault] = json.loads(out)["faults"]
     assert fault["message"].startswith(error)
     assert err.splitlines()[0] == f"error: {fault['message']}".splitlines()[0]
+
+
+def test_what_was_found_is_told_when_something_breaks(
+    recipe_file: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = """
+        from toolkit import hookimpl
+
+        @hookimpl
+        def toolkit_inspect():
+            return lambda row: row["no such key"]
+    """
+    install("toolkit-odd", plugins={"odd": "toolkit_odd"}, modules={"toolkit_odd": source})
+    status, out, err = outcome(capsys, "tiny.yaml", "--plugin", "odd", "--set", "train.bf=1")
+    assert (status, out) == (1, "")
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        "error: train.bf: unknown key 'bf'",
+        "error: KeyError: 'no such key'",
+    ]
 
 
 def test_run_tells_the_faults_of_all_changes(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
