@@ -49,7 +49,7 @@ def test_a_recipe_with_nothing_wrong(recipe: Recipe) -> None:
     assert document["ok"] is True
     assert document["faults"] == []
     assert document["rows"] == {
-        "splits": SIZES, "total": 31, "looked_at": 31, "unusable": 0, "reasons": [],
+        "splits": SIZES, "total": 31, "looked_at": 31, "unusable": 0, "unreadable": 0, "reasons": [],
     }  # fmt: skip
     assert document["columns"] == {"ids": "tokens"}
     assert document["first_row"] == " ".join(f"<{token}>" for token in rows(20, seed=20)[0]["ids"])

@@ -54,7 +54,8 @@ def _of_data(document: dict[str, Any]) -> Iterator[list[str]]:
     if rows := document["rows"]:
         splits = ", ".join(f"{name} {count}" for name, count in rows["splits"].items())
         sample = f"a sample of {rows['looked_at']}" if rows["looked_at"] < rows["total"] else "all"
-        yield ["rows", f"{splits}; {sample} looked at, {rows['unusable']} cannot be used"]
+        missing = f", {rows['unreadable']} of them not even read" if rows["unreadable"] else ""
+        yield ["rows", f"{splits}; {sample} looked at, {rows['unusable']} cannot be used{missing}"]
         yield from (["", reason] for reason in rows["reasons"])
     yield from ([name, _fact(values)] for name, values in (document["facts"] or {}).items())
     if document["first_row"] is not None:

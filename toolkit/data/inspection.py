@@ -29,12 +29,14 @@ class Inspection:
         sizes: rows by split.
         looked_at: how many of them were looked at, by split.
         bad: those that cannot be used.
+        unreadable: how many of them cannot even be read, as where a file is missing; there are no facts of these.
         facts: of numbers `min`, `median`, `max` and `total`, of texts how often each came.
     """
 
     sizes: Mapping[str, int]
     looked_at: Mapping[str, int]
     bad: tuple[BadRow, ...]
+    unreadable: int
     facts: Mapping[str, Mapping[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,6 +46,7 @@ class Inspection:
             "total": total,
             "looked_at": looked_at,
             "unusable": len(self.bad),
+            "unreadable": self.unreadable,
             "reasons": [one.reason for one in self.bad[:5]],
         }
 
@@ -96,8 +99,11 @@ def inspect_rows(
     chosen = list(spread(sizes, most))
     bad: list[BadRow] = []
     facts: dict[str, list[float | str]] = defaultdict(list)
+    unreadable = 0
     for split, index in chosen:
-        found = _facts_or_bad(split, splits[split], index, look)
+        row = _row_or_error(splits[split], index)
+        found = row if isinstance(row, DataError) else _facts_or_error(row, look)
+        unreadable += isinstance(row, DataError)
         if isinstance(found, DataError):
             bad.append(BadRow(split, splits[split].ids[index], found.message))
         for name, value in (found.facts if isinstance(found, DataError) else found).items():
@@ -107,6 +113,7 @@ def inspect_rows(
         sizes,
         {name: looked_at[name] for name in splits},
         tuple(bad),
+        unreadable,
         {name: _summary(values) for name, values in facts.items()},
     )
 
@@ -124,11 +131,15 @@ def spread(sizes: Mapping[str, int], most: int) -> Iterator[tuple[str, int]]:
         yield names[split], place - (ends[split - 1] if split else 0)
 
 
-def _facts_or_bad(
-    split: str, rows: Rows, index: int, look: Callable[[Row], Facts] | None
-) -> Facts | DataError:
+def _row_or_error(rows: Rows, index: int) -> Row | DataError:
     try:
-        row = {**rows[index], "row_id": rows.ids[index]}
+        return {**rows[index], "row_id": rows.ids[index]}
+    except DataError as error:
+        return error
+
+
+def _facts_or_error(row: Row, look: Callable[[Row], Facts] | None) -> Facts | DataError:
+    try:
         return look(row) if look is not None else {}
     except DataError as error:
         return error

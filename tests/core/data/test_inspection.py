@@ -25,7 +25,7 @@ def splits(**values: list[int]) -> Any:
 
 def inspection(bad: int, looked_at: int, size: int) -> Inspection:
     rows = tuple(BadRow("train", number, f"reason {number}") for number in range(bad))
-    return Inspection({"train": size}, {"train": looked_at}, rows, {})
+    return Inspection({"train": size}, {"train": looked_at}, rows, 0, {})
 
 
 def messages(made: Inspection, **data: Any) -> list[str]:
@@ -44,6 +44,7 @@ def test_numbers_are_summed_up_and_texts_counted() -> None:
         "total": 5,
         "looked_at": 5,
         "unusable": 1,
+        "unreadable": 0,
         "reasons": ["-1 is below nought"],
     }
 
@@ -68,7 +69,8 @@ def test_rows_that_cannot_even_be_read_are_bad() -> None:
     source = rows["train"].source
     torn = Torn(source.row(place) for place in range(3))
     object.__setattr__(source, "row", torn.__getitem__)
-    assert [one.reason for one in inspect_rows(rows, None).bad] == ["torn"]
+    found = inspect_rows(rows, None)
+    assert ([one.reason for one in found.bad], found.unreadable) == (["torn"], 1)
 
 
 def test_too_many_bad_rows() -> None:

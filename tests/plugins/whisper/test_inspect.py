@@ -12,7 +12,8 @@ from toolkit_whisper import toolkit_inspect, toolkit_prepare, toolkit_show
 from toolkit_whisper.labels import set_prompt
 from toolkit_whisper.settings import WhisperSettings
 
-from toolkit import DataError
+from toolkit import DataError, Recipe, run
+from toolkit.check import check
 
 Write = Callable[..., Path]
 
@@ -122,3 +123,56 @@ def test_a_row_of_a_multilingual_model(multilingual: Any) -> None:
     )
     start = "<|startoftranscript|><|de|><|translate|><|notimestamps|>"
     assert toolkit_show(processor)(row).endswith(f"6 label tokens: {start}Hi<|endoftext|>")
+
+
+@pytest.fixture
+def whole(english: Any, tmp_path: Path, write: Write) -> Recipe:
+    """A recipe over a model and twelve clips on disk, three of which cannot be used."""
+    for part in english:
+        part.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    lengths = [0.5] * 10 + [2.5, 0.5]
+    for number, seconds in enumerate(lengths):
+        write(f"data/{number}.wav", torch.rand(int(seconds * 16_000)) / 10)
+    texts = ["Hi"] * 11 + ["x" * 50]
+    lines = [f"{number}.wav,{text}" for number, text in enumerate(texts)]
+    table = "\n".join(["file_name,sentence", *lines, "gone.wav,Hi"])
+    (tmp_path / "data" / "metadata.csv").write_text(table + "\n")
+    return Recipe(
+        name="whole",
+        plugins=["whisper"],
+        model=str(tmp_path / "model"),
+        data={"source": str(tmp_path / "data"), "max_bad_fraction": 0.3},
+        adapter={"r": 2, "target_modules": ["decoder.layers.*.self_attn.q_proj"]},
+        train={"per_device_train_batch_size": 2, "use_cpu": True, "learning_rate": 1e-3},
+    )
+
+
+def test_a_whole_check_with_its_dry_run(whole: Recipe, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    report = check(whole, with_dry_run=True)
+    assert [fault.message for fault in report.faults] == []
+    assert report.columns == {"audio": "file_name", "text": "sentence"}
+    facts, rows = report.facts or {}, report.rows or {}
+    assert facts["usable"] == {"yes": 10, "no: over 2 s": 1, "no: over 40 tokens": 1}
+    assert facts["seconds"] == {"min": 0.5, "median": 0.5, "max": 2.5, "total": 7.5}
+    assert facts["label tokens"]["max"] == 52
+    assert facts["sampling rate"] == {"16000 Hz": 11}
+    assert (rows["total"], rows["unusable"], rows["unreadable"]) == (13, 3, 1)
+    assert any("'gone.wav' does not exist" in reason for reason in rows["reasons"])
+    assert report.adapter == [
+        {"entry": "decoder.layers.*.self_attn.q_proj", "matched": 1,
+         "examples": ["model.decoder.layers.0.self_attn.q_proj"]}
+    ]  # fmt: skip
+    assert (report.parameters or {})["trainable"] == 2 * (32 + 32)
+    outcome = report.dry_run or {}
+    assert set(outcome["metrics"]) == {"loss", "wer", "cer", "wer_raw", "cer_raw"}
+    assert outcome["metrics"] == pytest.approx(outcome["reloaded"], rel=1e-5)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_with_too_many_bad_clips_is_refused_at_once(whole: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 of 13 rows cannot be used, more than a share of") as caught:
+        run(whole.override(data={"max_bad_fraction": 0.2}), tmp_path / "out")
+    assert "lasts 2.5 s, longer than the model's 2 s" in caught.value.message
+    assert not (tmp_path / "out").exists()
