@@ -109,7 +109,10 @@ def _sound_file(name: str, source: Any) -> Any:
     try:
         return soundfile.SoundFile(_readable(name, source))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise DataError(f"{name} is not audio that can be read{_reason(error)}") from None
+        raise DataError(
+            f"{name} is not audio that can be read{_reason(error)}",
+            hint="give WAV, FLAC, OGG or MP3, for example",
+        ) from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from None
 
@@ -129,7 +132,8 @@ def _readable(name: str, source: Any) -> Any:
             hint="expected a path, {'bytes': ..., 'path': ...} or {'array': ..., 'sampling_rate': ...}",
         )
     if not Path(source).is_file():
-        raise DataError(f"{name} " + ("is no file" if Path(source).exists() else "does not exist"))
+        missing = "is no file" if Path(source).exists() else "does not exist"
+        raise DataError(f"{name} {missing}", hint="check the path; it counts from the folder you are in")
     if not Path(source).stat().st_size:
         raise DataError(f"{name} is empty")
     return str(source)
