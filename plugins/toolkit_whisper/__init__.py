@@ -1,7 +1,8 @@
 """Whisper: speech recognition and translation, from audio files with transcripts.
 
-Rows need `audio` (a file, its bytes, or samples) and `text`. The metrics are `wer` and `cer`, normalised as
-Whisper's authors do, `wer_raw` and `cer_raw`. The settings are `WhisperSettings`.
+Rows need `audio` (a file, its bytes, or samples) and `text`; a column `language` may say what each is spoken in.
+The metrics are `wer` and `cer`, normalised as Whisper's authors do, `wer_raw` and `cer_raw`. The settings are
+`WhisperSettings`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
 def toolkit_columns() -> Sequence[Column]:
     files = ("path", "file_name", "file", "audio_path", "audio_filepath")
     texts = ("sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
-    return [Column("audio", usual=files), Column("text", usual=texts)]
+    language = Column("language", usual=("lang", "locale"), required=False)
+    return [Column("audio", usual=files), Column("text", usual=texts), language]
 
 
 @hookimpl
@@ -63,18 +65,18 @@ def toolkit_loss() -> Callable[[Any, Batch], Loss]:
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored]:
     from toolkit_whisper.scoring import Evaluate
 
-    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings).max_new_tokens)
+    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings))
 
 
 @hookimpl
 def toolkit_metrics(processor: Any) -> Sequence[Metric]:
-    from toolkit_whisper.metrics import ErrorRates, normaliser
+    from toolkit_whisper.metrics import ErrorRates, Normalise
 
-    return [ErrorRates(normaliser(processor.tokenizer))]
+    return [ErrorRates(Normalise(processor.tokenizer))]
 
 
 @hookimpl
 def toolkit_predict(recipe: Recipe, model: Any, processor: Any) -> Callable[[list[str]], list[str]]:
     from toolkit_whisper.predict import Transcriber
 
-    return Transcriber(model, processor, recipe.settings(WhisperSettings).max_new_tokens)
+    return Transcriber(model, processor, recipe.settings(WhisperSettings))

@@ -22,15 +22,17 @@ class Collator:
         self.features = FeatureSpec.of(processor.feature_extractor)
         self.start: int = processor.tokenizer.convert_tokens_to_ids(START)
         self.padding: int = processor.tokenizer.pad_token_id
+        self.into_english: bool = processor.tokenizer.task == "translate"
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Transform the sound and pad the labels.
 
         Args:
-            rows: `audio` (samples,) float32 at the model's rate, `labels`, `text`, `row_id`.
+            rows: as `Prepare` makes them.
         Returns:
             `input_features` (rows, mels, frames) float32; `labels` (rows, tokens) int64, padding -100;
-            `decoder_input_ids` (rows, tokens), the labels one place to the right; `references`, the texts.
+            `decoder_input_ids` (rows, tokens), the labels one place to the right; `prompt` (rows, tokens) int64,
+            what each row is asked with; `references`, the texts; `languages`, the codes of what they are in.
         """
         sounds = [torch.as_tensor(row["audio"]) for row in rows]
         return {
@@ -39,7 +41,9 @@ class Collator:
             "decoder_input_ids": _padded([[self.start, *row["labels"][:-1]] for row in rows], self.padding),
             "num_targets": sum(len(row["labels"]) for row in rows),
             "row_id": torch.tensor([row["row_id"] for row in rows]),
+            "prompt": torch.tensor([row["prompt"] for row in rows]),
             "references": [row["text"] for row in rows],
+            "languages": ["en" if self.into_english else row["language"] for row in rows],
             "work": {"audio seconds": sum(len(sound) for sound in sounds) / self.features.rate},
         }
 

@@ -25,11 +25,14 @@ def rows(english: Any, clip: Clip) -> list[Row]:
     model, processor = english
     set_prompt(processor.tokenizer, model, WhisperSettings())
     texts = {"one": 0.5, "seventeen": 1.7, "no": 0.1}
+    prompt = processor.tokenizer.prefix_tokens
     return [
         {
             "audio": clip(seconds, seed),
             "text": text,
-            "labels": labels_of(text, processor.tokenizer),
+            "labels": labels_of(text, processor.tokenizer, prompt),
+            "prompt": prompt,
+            "language": "en",
             "row_id": seed,
         }
         for seed, (text, seconds) in enumerate(texts.items())
@@ -54,6 +57,8 @@ def test_what_a_batch_holds(batch: Batch) -> None:
     assert batch["num_targets"] == int((batch["labels"] != -100).sum()) == 5 + 11 + 4
     assert batch["row_id"].tolist() == [0, 1, 2]
     assert batch["references"] == ["one", "seventeen", "no"]
+    assert batch["languages"] == ["en"] * 3
+    assert batch["prompt"].shape == (3, 2)
     assert batch["work"] == {"audio seconds": pytest.approx(2.3)}
 
 

@@ -48,21 +48,25 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 
 def test_columns_are_recognised_by_their_usual_names() -> None:
-    audio, text = toolkit_whisper.toolkit_columns()
+    audio, text, language = toolkit_whisper.toolkit_columns()
     assert (audio.name, text.name) == ("audio", "text")
     assert "file_name" in audio.usual
     assert "transcription" in text.usual
     assert audio.required
     assert text.required
+    assert (language.name, language.required) == ("language", False)
 
 
 def test_faults_that_are_known_before_the_model_is() -> None:
     assert toolkit_whisper.toolkit_settings() is WhisperSettings
     assert toolkit_whisper.toolkit_check(recipe(adapter={"r": 4})) == []
-    wrong = recipe(WhisperSettings(max_new_tokens=0), adapter={"r": 4, "task_type": "SEQ_2_SEQ_LM"})
-    tokens, task = toolkit_whisper.toolkit_check(wrong)
+    wrong = recipe(
+        WhisperSettings(max_new_tokens=0, num_beams=0), adapter={"r": 4, "task_type": "SEQ_2_SEQ_LM"}
+    )
+    tokens, beams, task = toolkit_whisper.toolkit_check(wrong)
     assert isinstance(tokens, RecipeError)
     assert "whisper.max_new_tokens: must be at least 1, found 0" in str(tokens)
+    assert "whisper.num_beams: must be at least 1, found 0" in str(beams)
     assert "adapter.task_type: 'SEQ_2_SEQ_LM'" in str(task)
 
 
@@ -128,10 +132,18 @@ def test_an_adapter_is_loaded_with_its_base(english: Any, saved: Any, tmp_path: 
     assert processor.tokenizer.model_max_length == english[0].config.max_target_positions
 
 
-def test_a_multilingual_model_without_a_language_is_refused(multilingual: Any, saved: Any) -> None:
+def test_a_multilingual_model_without_a_language_is_refused(
+    multilingual: Any, saved: Any, write: Write, clip: Clip
+) -> None:
+    _, processor = toolkit_whisper.toolkit_model(recipe(model=saved(multilingual)))()
+    row = {"audio": str(write("clip.wav", clip(1))), "text": "yes", "row_id": 0}
+    prepare = toolkit_whisper.toolkit_prepare(processor)
+    assert prepare({**row, "language": "de-AT"})["language"] == "de"
     with pytest.raises(RecipeError) as caught:
-        toolkit_whisper.toolkit_model(recipe(model=saved(multilingual)))()
-    assert caught.value.hint == "name the language spoken: --set whisper.language=en"
+        prepare(row)
+    assert "--set whisper.language=en, or add a column `language`" in str(caught.value.hint)
+    with pytest.raises(DataError, match=r"clip\.wav: 'elvish' is no language of Whisper's"):
+        prepare({**row, "language": "elvish"})
 
 
 def test_a_processor_of_another_model_is_refused(english: Any) -> None:

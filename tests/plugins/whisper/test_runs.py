@@ -1,0 +1,69 @@
+"""Whole runs of nano models through the core: what only shows there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit import Recipe, RecipeError, Row, run
+
+Clip = Callable[..., torch.Tensor]
+Write = Callable[..., Path]
+ROWS = {"max_bad_fraction": 0.2, "validation_fraction": 0.0}
+TRAIN = {"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "save_strategy": "no"}
+
+
+@pytest.fixture
+def folder(multilingual: Any, tmp_path: Path) -> str:
+    for part in multilingual:
+        part.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def rows(clip: Clip, write: Write) -> Callable[..., list[Row]]:
+    """Rows in the languages given, about a second each."""
+
+    def make(*languages: str) -> list[Row]:
+        return [
+            {"path": str(write(f"{place}.wav", clip(1 + place / 10, place))), "sentence": "ab", "locale": one}
+            for place, one in enumerate(languages)
+        ]
+
+    return make
+
+
+def recipe(folder: str, **changes: Any) -> Recipe:
+    return Recipe(name="speech", plugins=["whisper"], model=folder, train=TRAIN, **changes)
+
+
+def test_languages_are_a_column_and_those_unknown_bad_rows(folder: str, rows: Any, in_tmp: Path) -> None:
+    data = {"train": rows("de", "pt_BR", "elvish", "ja"), "test": rows("French", "zh-CN", "en")}
+    made = run(recipe(folder, whisper={"max_new_tokens": 4}, data=ROWS), "first", data=data)
+    assert made.summary["rows"] == {"train": 3, "validation": 0, "test": 3, "quarantined": 1}
+    (bad,) = [json.loads(line) for line in Path("first/quarantine.jsonl").read_text().splitlines()]
+    assert bad["row_id"] == 2
+    assert bad["reason"].endswith("2.wav: 'elvish' is no language of Whisper's")
+    assert len(made.predict([row["path"] for row in data["test"]])) == 3
+
+
+def test_translations_are_english(folder: str, rows: Any, in_tmp: Path) -> None:
+    settings = {"task": "translate", "max_new_tokens": 4}
+    made = run(
+        recipe(folder, whisper=settings), "first", data={"train": rows("de", "fr"), "test": rows("ja")}
+    )
+    tokenizer = made.processor.tokenizer
+    assert (tokenizer.task, tokenizer.language) == ("translate", None)
+    assert made.evaluate({"test": rows("ja")})["metrics"] == pytest.approx(made.summary["after"], rel=1e-5)
+
+
+def test_without_the_column_the_settings_must_say_the_language(folder: str, rows: Any, in_tmp: Path) -> None:
+    data = [{key: row[key] for key in ("path", "sentence")} for row in rows("de", "de", "de")]
+    with pytest.raises(RecipeError, match=r"whisper\.language: the model is multilingual"):
+        run(recipe(folder), "first", data=data)
+    run(recipe(folder, whisper={"language": "de", "max_new_tokens": 4}), "second", data=data)
