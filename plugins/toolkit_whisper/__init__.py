@@ -1,6 +1,7 @@
 """Whisper: speech recognition and translation, from audio files with transcripts.
 
-Rows need `audio` (a file, its bytes, or samples) and `text`; a column `language` may say what each is spoken in.
+Rows need `audio` (a file, its bytes, or samples) and `text`; a column `language` may say what each is spoken in, and
+`start` and `end` (seconds) which part of a long file it is.
 The metrics are `wer` and `cer`, normalised as Whisper's authors do, `wer_raw` and `cer_raw`. The settings are
 `WhisperSettings`.
 """
@@ -30,7 +31,8 @@ def toolkit_columns() -> Sequence[Column]:
     files = ("path", "file_name", "file", "audio_path", "audio_filepath")
     texts = ("sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
     language = Column("language", usual=("lang", "locale"), required=False)
-    return [Column("audio", usual=files), Column("text", usual=texts), language]
+    part = [Column("start", required=False), Column("end", required=False)]
+    return [Column("audio", usual=files), Column("text", usual=texts), language, *part]
 
 
 @hookimpl
@@ -48,10 +50,18 @@ def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
 
 
 @hookimpl
-def toolkit_collator(processor: Any) -> Callable[[list[Row]], Batch]:
+def toolkit_augment(recipe: Recipe) -> Callable[[Row, Any], Row] | None:
+    from toolkit_whisper.augment import Augment, changes_anything
+
+    settings = recipe.settings(WhisperSettings)
+    return Augment(settings) if changes_anything(settings) else None
+
+
+@hookimpl
+def toolkit_collator(recipe: Recipe, processor: Any) -> Callable[[list[Row]], Batch]:
     from toolkit_whisper.collate import Collator
 
-    return Collator(processor)
+    return Collator(processor, recipe.settings(WhisperSettings))
 
 
 @hookimpl

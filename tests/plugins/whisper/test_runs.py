@@ -67,3 +67,23 @@ def test_without_the_column_the_settings_must_say_the_language(folder: str, rows
     with pytest.raises(RecipeError, match=r"whisper\.language: the model is multilingual"):
         run(recipe(folder), "first", data=data)
     run(recipe(folder, whisper={"language": "de", "max_new_tokens": 4}), "second", data=data)
+
+
+def test_training_rows_are_changed_and_measured_ones_are_not(folder: str, rows: Any, in_tmp: Path) -> None:
+    data = {"train": rows("de", "fr", "en", "ja"), "test": rows("de", "fr")}
+    changes = {"speed": 0.1, "noise_snr_db": [5, 10], "time_masks": 1, "frequency_masks": 1}
+    made = [
+        run(recipe(folder, whisper={"max_new_tokens": 4, **one}, data=ROWS), name, data=data)
+        for name, one in (("plain", {}), ("changed", changes))
+    ]
+    assert made[0].summary["before"] == made[1].summary["before"]
+    assert made[0].summary["train"]["loss"] != made[1].summary["train"]["loss"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"noise_snr_db": [5]}, {"noise_snr_db": 5}, {"speed": "fast"}, {"masks": 1}]
+)
+def test_settings_of_the_wrong_type(folder: str, rows: Any, in_tmp: Path, wrong: Any) -> None:
+    with pytest.raises(RecipeError, match=r"whisper"):
+        run(recipe(folder, whisper=wrong), "first", data=rows("de", "fr"))
+    assert not Path("first").exists()

@@ -39,7 +39,7 @@ def batch_for(
         }
         for seed, text in enumerate(["yes", "not now"])
     ]
-    return Collator(processor)(rows)
+    return Collator(processor, settings)(rows)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
