@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Self
 
 from toolkit.errors import PluginError
@@ -29,20 +31,36 @@ class LossMetric(Metric):
         return {"loss": self.total / self.count if self.count else float("nan")}
 
 
+SAMPLES = 3
+"""How many rows of an evaluation are shown."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model made of a row, and what it should have."""
+
+    row_id: int
+    prediction: str | float
+    reference: str | float
+
+
 class Scores:
-    """The metrics of one evaluation, with the rows they have seen."""
+    """The metrics of one evaluation, with the rows they have seen, the first few as samples."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self.metrics = [LossMetric(), *metrics]
         self.rows = 0
+        self.samples: list[Sample] = []
 
     def update(self, scored: Scored) -> None:
         self.rows += len(scored.batch["row_id"])
+        self.samples += islice(_samples(scored), SAMPLES - len(self.samples))
         for metric in self.metrics:
             metric.update(scored)
 
     def merge(self, other: Self) -> None:
         self.rows += other.rows
+        self.samples = sorted([*self.samples, *other.samples], key=lambda one: one.row_id)[:SAMPLES]
         for mine, theirs in zip(self.metrics, other.metrics, strict=True):
             mine.merge(theirs)
 
@@ -66,3 +84,10 @@ class Scores:
     def higher_is_better(self) -> dict[str, bool]:
         """For each name whether larger values are better."""
         return {name: metric.higher_is_better for metric in self.metrics for name in metric.compute()}
+
+
+def _samples(scored: Scored) -> Iterator[Sample]:
+    """The rows of a batch whose predictions can be read: texts and numbers."""
+    for row_id, *pair in zip(scored.batch["row_id"], scored.predictions, scored.references, strict=False):
+        if all(isinstance(one, str | int | float) for one in pair):
+            yield Sample(int(row_id), *pair)

@@ -30,7 +30,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler
-from toolkit.metrics import Scores
+from toolkit.metrics import Sample, Scores
 from toolkit.plugins import Plugins
 from toolkit.resuming import ResumableTrainer
 from toolkit.types import Batch, Loss, Scored
@@ -66,6 +66,8 @@ class Trainer(ResumableTrainer):
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
         self._streaming = False
+        self.samples: list[Sample] = []
+        """Of the last evaluation."""
         if plugins is not None:
             processor = kwargs.get("processing_class")
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
@@ -169,6 +171,7 @@ class Trainer(ResumableTrainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         with _randomness_kept():
             scores = self._scores(dataloader)
+        self.samples = scores.samples
         values = {f"{prefix}_{name}": value for name, value in scores.compute().items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=values, num_samples=scores.rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,51 @@ def test_settings_of_the_wrong_type(folder: str, rows: Any, in_tmp: Path, wrong:
     with pytest.raises(RecipeError, match=r"whisper"):
         run(recipe(folder, whisper=wrong), "first", data=rows("de", "fr"))
     assert not Path("first").exists()
+
+
+def samples(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(folder, "samples.jsonl").read_text().splitlines()]
+
+
+def test_samples_are_shown_and_written(
+    folder: str, rows: Any, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = recipe(folder, whisper={"max_new_tokens": 4}, data=ROWS).override(
+        train={"eval_strategy": "steps"}
+    )
+    data = {"train": rows("de", "fr"), "validation": rows("de", "en"), "test": rows("fr", "de", "en", "ja")}
+    made = run(changed.override(train={"eval_steps": 1}), "first", data=data)
+    assert made.summary["artifacts"]["samples"] == "samples.jsonl"
+    found = [(line["step"], line["split"], line["row_id"]) for line in samples("first")]
+    test, validation = ("test", 3), ("validation", 2)
+    expected = [(0, *test), (1, *validation), (2, *validation), (2, *test)]
+    assert found == [(step, split, row) for step, split, count in expected for row in range(count)]
+    assert all(line["reference"] == "ab" for line in samples("first"))
+    shown = capsys.readouterr().err.splitlines()
+    for place, line in enumerate(shown):
+        if line.startswith(("before  ", "after   ", "step 1  validation", "step 2  validation")):
+            assert shown[place + 1] == "  row 0  reference   ab"
+            assert shown[place + 2].startswith("         prediction  ")
+    assert sum(line.endswith("reference   ab") for line in shown) == len(found)
+
+
+def test_samples_after_a_resume_are_those_of_a_run_that_never_stopped(
+    folder: str, rows: Any, in_tmp: Path
+) -> None:
+    train = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 3,
+    }
+    changed = recipe(folder, whisper={"max_new_tokens": 4}, data=ROWS).override(train=train)
+    data = {"train": rows("de", "fr"), "validation": rows("de", "en")}
+    run(changed, "first", data=data)
+    whole = samples("first")
+    for step in (2, 3):
+        shutil.rmtree(f"first/checkpoints/checkpoint-{step}")
+    Path("first/summary.json").unlink()
+    run(changed, "first", data=data, resume=True)
+    assert samples("first") == whole
+    assert [line["step"] for line in whole] == [0, 0, 1, 1, 2, 2, 3, 3]
