@@ -78,6 +78,10 @@ class Trainer(ResumableTrainer):
             # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
             self.loss_is_scaled_for_ga = False
         super().__init__(*args, **kwargs)
+        if (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            # Such checkpoints give no gradient to the weights in them unless one arrives at their input, which the
+            # frozen layers before an adapter do not ask for.
+            self.model.enable_input_require_grads()
 
     # ---- data --------------------------------------------------------------------------------------------
 
