@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolkit.errors import RecipeError as RecipeError
     from toolkit.errors import ToolkitError as ToolkitError
     from toolkit.hookspecs import hookimpl as hookimpl
+    from toolkit.metrics import EvaluateMetric as EvaluateMetric
     from toolkit.models import load_model as load_model
     from toolkit.models import load_processor as load_processor
     from toolkit.recipe import Recipe as Recipe
@@ -42,6 +43,7 @@ _HOME = {
     "RecipeError": "toolkit.errors",
     "ToolkitError": "toolkit.errors",
     "hookimpl": "toolkit.hookspecs",
+    "EvaluateMetric": "toolkit.metrics",
     "load_model": "toolkit.models",
     "load_processor": "toolkit.models",
     "Recipe": "toolkit.recipe",

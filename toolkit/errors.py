@@ -22,9 +22,9 @@ class ToolkitError(Exception):
 
     @classmethod
     def gather(cls, faults: Sequence[ToolkitError]) -> Self:
-        """All `faults` (at least one) as one error of this class."""
-        first, *rest = faults
-        return cls(first.message, first.hint, more=(*first.more, *rest))
+        """All `faults` (at least one) as one error of this class; those gathered before count once."""
+        first, *rest = dict.fromkeys(one for fault in faults for one in fault.all)
+        return cls(first.message, first.hint, more=rest)
 
     @property
     def all(self) -> tuple[ToolkitError, ...]:

@@ -22,7 +22,7 @@ from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
-from toolkit.progress import Progress, shown
+from toolkit.progress import Progress, show_samples, shown
 from toolkit.signals import Signals
 from toolkit.trainer import Trainer
 
@@ -108,6 +108,8 @@ class Execution:
             on_work=self.progress.count,
             interrupted=self.signals.poll,
         )
+        if training:
+            trainer.add_callback(_SamplesFile(self.files, trainer))
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -195,7 +197,7 @@ class Execution:
                 break
             say(f"{folder.name} is passed over and removed: {problem}")
             checkpoint.clear(folder)
-        self.files.cut_metrics(checkpoint.step_of(found) if found else -1)
+        self.files.cut_back(checkpoint.step_of(found) if found else -1)
         say(f"going on from {found.name}" if found else "no checkpoint yet: starting from the beginning")
         return found
 
@@ -209,6 +211,7 @@ class Execution:
             return known
         metrics = self.evaluate(self.measured_split)
         say(f"before  {self.measured_split}: {shown(metrics)}")
+        show_samples(self.files.sampled(0, self.measured_split))
         return metrics
 
     def _after(self) -> dict[str, float]:
@@ -221,6 +224,7 @@ class Execution:
         known = self.files.measured(step, self.measured_split)
         metrics = known if known is not None else self.evaluate(self.measured_split)
         say(f"after   {self.measured_split}: {shown(metrics)}")
+        show_samples(self.files.sampled(step, self.measured_split))
         return metrics
 
     def evaluate(self, split: str) -> dict[str, float]:
@@ -264,11 +268,32 @@ class _MetricsFile(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        prefix = next(
-            (prefix for prefix in ("eval_", "test_") if any(key.startswith(prefix) for key in logs)), ""
-        )
+        prefix = _prefix_of(logs)
         values = {name.removeprefix(prefix): value for name, value in logs.items()}
         self.files.add_metrics(state.global_step, _PREFIXES.get(prefix, "train"), without_timing(values))
+
+
+class _SamplesFile(TrainerCallback):
+    """Writes the samples of each evaluation to `samples.jsonl`, and shows those of evaluations within training."""
+
+    def __init__(self, files: RunFolder, trainer: Trainer) -> None:
+        self.files, self.trainer = files, trainer
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        split = _PREFIXES[_prefix_of(metrics)]
+        for sample in self.trainer.samples:
+            self.files.add_sample(state.global_step, split, sample)
+        if self.trainer.is_in_train:
+            show_samples(self.trainer.samples)
+
+
+def _prefix_of(metrics: Mapping[str, float]) -> str:
+    """What the metrics of an evaluation begin with, none for a line of training."""
+    return next(
+        (prefix for prefix in ("eval_", "test_") if any(key.startswith(prefix) for key in metrics)), ""
+    )
 
 
 def without_timing(values: Mapping[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 from toolkit.checkpoint import read_json, write_json
 from toolkit.data.rows import BadRow
 from toolkit.errors import CheckpointError
+from toolkit.metrics import Sample
 from toolkit.recipe import Recipe
 
 SCHEMA = 1
@@ -28,6 +29,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
         self.quarantine = path / "quarantine.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
@@ -100,7 +102,7 @@ class RunFolder:
     def artifacts(self) -> dict[str, str]:
         """What there is, by name, relative to the folder."""
         places = {
-            "recipe": self.recipe, "environment": self.environment, "metrics": self.metrics,
+            "recipe": self.recipe, "environment": self.environment, "metrics": self.metrics, "samples": self.samples,
             "checkpoints": self.checkpoints, "model": self.model, "quarantine": self.quarantine,
         }  # fmt: skip
         return {name: str(place.relative_to(self.path)) for name, place in places.items() if place.exists()}
@@ -118,12 +120,26 @@ class RunFolder:
                 return {name: value for name, value in line.items() if name not in ("step", "split", "epoch")}
         return None
 
-    def cut_metrics(self, step: int) -> None:
+    def add_sample(self, step: int, split: str, sample: Sample) -> None:
+        _append(self.samples, {"step": step, "split": split, **finite(dataclasses.asdict(sample))})
+
+    def sampled(self, step: int, split: str) -> list[Sample]:
+        """The samples of an evaluation as they were written."""
+        lines = [
+            line for line in _lines(self.samples) if (line.pop("step"), line.pop("split")) == (step, split)
+        ]
+        return [Sample(**line) for line in lines]
+
+    def cut_back(self, step: int) -> None:
         """Drop what was measured after `step`: it will be measured again."""
-        kept = [line for line in _lines(self.metrics) if line["step"] <= step]
-        partial = self.metrics.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(self.metrics)
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                kept = [line for line in _lines(path) if line["step"] <= step]
+                partial = path.with_suffix(".partial")
+                partial.write_text(
+                    "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
+                )
+                partial.replace(path)
 
     def add_bad_row(self, bad: BadRow) -> None:
         _append(self.quarantine, dataclasses.asdict(bad))

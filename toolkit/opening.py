@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def open_trained(plugins: Plugins, folder: Path) -> tuple[Any, Any]:
         from peft import PeftModel
 
         model, processor = plugins.model()()
-        return PeftModel.from_pretrained(model, folder).eval(), processor
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers gives up
+            return PeftModel.from_pretrained(model, folder).eval(), processor
     saved = {"name": str(folder), "revision": None, "quantization": None, "from_config": None}
     model, processor = plugins.with_recipe(plugins.recipe.override(model=saved)).model()()
     return model.eval(), processor

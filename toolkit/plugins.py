@@ -14,6 +14,7 @@ from pydantic import PydanticUndefinedAnnotation, PydanticUserError
 from toolkit import discovery, hookspecs
 from toolkit.discovery import Installed, did_you_mean
 from toolkit.errors import PluginError, RecipeError, ToolkitError
+from toolkit.metrics import named_metrics
 from toolkit.recipe import Recipe
 from toolkit.structure import build
 
@@ -186,7 +187,9 @@ class Plugins:
         return self._one("toolkit_evaluate_batch", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
     def metrics(self, processor: Any) -> list[Metric]:
-        return self._all("toolkit_metrics", recipe=self.recipe, processor=processor)
+        """The plugins' own, then those that the recipe names."""
+        own = self._all("toolkit_metrics", recipe=self.recipe, processor=processor)
+        return [*own, *named_metrics(self.recipe.eval.metrics, self.recipe.model.trust_remote_code)]
 
     def callbacks(self) -> list[TrainerCallback]:
         return self._all("toolkit_callbacks", recipe=self.recipe)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 
+from toolkit.metrics import Sample
 from toolkit.notices import say
 
 SECONDS_BETWEEN_LINES = 10.0
+LONGEST_LINE = 200
 
 
 class Progress(TrainerCallback):
@@ -106,6 +108,19 @@ def shown(metrics: Mapping[str, float], prefix: str = "") -> str:
     }
     timing = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
     return "  ".join(f"{name} {value:.4f}" for name, value in kept.items() if name not in timing)
+
+
+def show_samples(samples: Sequence[Sample]) -> None:
+    """What should have been said, above what the model says."""
+    for one in samples:
+        row = f"row {one.row_id}"
+        say(f"  {row}  reference   {_line(one.reference)}")
+        say(f"  {' ' * len(row)}  prediction  {_line(one.prediction)}")
+
+
+def _line(value: str | float) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
 
 
 def _bar() -> Any:

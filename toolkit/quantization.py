@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,16 @@ _CHOICES = {
     "bnb_4bit_compute_dtype": ("float32", "bfloat16", "float16"),
     "bnb_4bit_quant_storage": ("uint8", "float16", "float32", "bfloat16"),
 }
+
+
+class _SaidOften(logging.Filter):
+    """What bitsandbytes says at every multiplication, and nobody can mend."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.msg.startswith("MatMul8bitLt: inputs will be cast")
+
+
+logging.getLogger("bitsandbytes.autograd._functions").addFilter(_SaidOften())
 
 
 def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:

@@ -47,7 +47,10 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """What to measure: whether before training too, on how many rows at most, with which further metrics."""
+    """What to measure: whether before training too, on how many rows at most, with which further metrics.
+
+    `metrics`: of the library `evaluate`, by path, or where `model.trust_remote_code` allows it by name on the hub.
+    """
 
     before: bool = True
     max_samples: int | None = None
@@ -236,6 +239,7 @@ class Recipe:
             place = places[key] if key in wanted else values[key][name]
             values[key][name] = _absolute(place, f"{key}.{name}")
         values["train"].pop("output_dir", None)
+        values["eval"]["metrics"] = [_absolute(one, "eval.metrics") for one in values["eval"]["metrics"]]
         return self._remade(values)
 
     def _remade(self, values: Mapping[str, Any]) -> Self:
@@ -245,19 +249,16 @@ class Recipe:
         return made.with_settings(self._settings if same else {})
 
     def validate(self) -> None:
-        """Check what needs the real classes, which are slow to import: `train` and `adapter`.
+        """Check what needs the real classes, which are slow to import: `train`, `adapter` and `eval.metrics`.
 
         Raises:
             RecipeError: unknown keys and values of the wrong type, all together.
         """
         from toolkit.adapters import configure
         from toolkit.arguments import argument_faults
+        from toolkit.metrics import named_metrics
 
         faults: list[ToolkitError] = [*argument_faults(self.train)]
-        if self.eval.metrics:
-            faults.append(
-                RecipeError("eval.metrics: not available yet", hint="a plugin's toolkit_metrics adds metrics")
-            )
         if self.adapter is not None and self.model.from_config:
             faults.append(
                 RecipeError(
@@ -265,6 +266,10 @@ class Recipe:
                     hint="train everything: --set adapter=null",
                 )
             )
+        try:
+            named_metrics(self.eval.metrics, self.model.trust_remote_code)
+        except RecipeError as error:
+            faults += error.all
         try:
             if self.adapter is not None:
                 configure(self.adapter)

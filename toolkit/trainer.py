@@ -30,7 +30,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler
-from toolkit.metrics import Scores
+from toolkit.metrics import Sample, Scores
 from toolkit.plugins import Plugins
 from toolkit.resuming import ResumableTrainer
 from toolkit.types import Batch, Loss, Scored
@@ -66,6 +66,8 @@ class Trainer(ResumableTrainer):
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
         self._streaming = False
+        self.samples: list[Sample] = []
+        """Of the last evaluation."""
         if plugins is not None:
             processor = kwargs.get("processing_class")
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
@@ -76,6 +78,10 @@ class Trainer(ResumableTrainer):
             # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
             self.loss_is_scaled_for_ga = False
         super().__init__(*args, **kwargs)
+        if (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            # Such checkpoints give no gradient to the weights in them unless one arrives at their input, which the
+            # frozen layers before an adapter do not ask for.
+            self.model.enable_input_require_grads()
 
     # ---- data --------------------------------------------------------------------------------------------
 
@@ -169,6 +175,7 @@ class Trainer(ResumableTrainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         with _randomness_kept():
             scores = self._scores(dataloader)
+        self.samples = scores.samples
         values = {f"{prefix}_{name}": value for name, value in scores.compute().items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=values, num_samples=scores.rows)
 

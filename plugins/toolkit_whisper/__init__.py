@@ -1,7 +1,9 @@
 """Whisper: speech recognition and translation, from audio files with transcripts.
 
-Rows need `audio` (a file, its bytes, or samples) and `text`. The metrics are `wer` and `cer`, normalised as
-Whisper's authors do, `wer_raw` and `cer_raw`. The settings are `WhisperSettings`.
+Rows need `audio` (a file, its bytes, or samples) and `text`; a column `language` may say what each is spoken in, and
+`start` and `end` (seconds) which part of a long file it is.
+The metrics are `wer` and `cer`, normalised as Whisper's authors do, `wer_raw` and `cer_raw`. The settings are
+`WhisperSettings`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
 def toolkit_columns() -> Sequence[Column]:
     files = ("path", "file_name", "file", "audio_path", "audio_filepath")
     texts = ("sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
-    return [Column("audio", usual=files), Column("text", usual=texts)]
+    language = Column("language", usual=("lang", "locale"), required=False)
+    part = [Column("start", required=False), Column("end", required=False)]
+    return [Column("audio", usual=files), Column("text", usual=texts), language, *part]
 
 
 @hookimpl
@@ -60,10 +64,18 @@ def toolkit_show(processor: Any) -> Callable[[Row], str]:
 
 
 @hookimpl
-def toolkit_collator(processor: Any) -> Callable[[list[Row]], Batch]:
+def toolkit_augment(recipe: Recipe) -> Callable[[Row, Any], Row] | None:
+    from toolkit_whisper.augment import Augment, changes_anything
+
+    settings = recipe.settings(WhisperSettings)
+    return Augment(settings) if changes_anything(settings) else None
+
+
+@hookimpl
+def toolkit_collator(recipe: Recipe, processor: Any) -> Callable[[list[Row]], Batch]:
     from toolkit_whisper.collate import Collator
 
-    return Collator(processor)
+    return Collator(processor, recipe.settings(WhisperSettings))
 
 
 @hookimpl
@@ -77,18 +89,18 @@ def toolkit_loss() -> Callable[[Any, Batch], Loss]:
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored]:
     from toolkit_whisper.scoring import Evaluate
 
-    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings).max_new_tokens)
+    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings))
 
 
 @hookimpl
 def toolkit_metrics(processor: Any) -> Sequence[Metric]:
-    from toolkit_whisper.metrics import ErrorRates, normaliser
+    from toolkit_whisper.metrics import ErrorRates, Normalise
 
-    return [ErrorRates(normaliser(processor.tokenizer))]
+    return [ErrorRates(Normalise(processor.tokenizer))]
 
 
 @hookimpl
 def toolkit_predict(recipe: Recipe, model: Any, processor: Any) -> Callable[[list[str]], list[str]]:
     from toolkit_whisper.predict import Transcriber
 
-    return Transcriber(model, processor, recipe.settings(WhisperSettings).max_new_tokens)
+    return Transcriber(model, processor, recipe.settings(WhisperSettings))

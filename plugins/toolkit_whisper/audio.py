@@ -26,6 +26,9 @@ RATES_HZ = range(1_000, 768_001)
 MAX_DENOMINATOR = 1_000
 """Of the ratio of two rates, to bound the kernel: exact for usual rates, 0.05 % off at worst for any."""
 
+ROUNDED_SECONDS = 0.1
+"""By which a row's `end` may lie after the end of its file."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -34,7 +37,7 @@ class Recording:
     Attributes:
         name: what errors call it.
         rate: in Hz.
-        samples: how many it says it has, a channel; there are never more.
+        samples: how many it, or the part of it that was asked for, says it has, a channel; there are never more.
         blocks: (samples,) float32, its channels averaged, in order.
     """
 
@@ -56,31 +59,34 @@ def name_of(source: Any) -> str:
 
 
 @contextmanager
-def opened(source: Any) -> Iterator[Recording]:
-    """The recording that a row's `audio` holds.
+def opened(source: Any, start: float = 0.0, end: float | None = None) -> Iterator[Recording]:
+    """The recording that a row's `audio` holds, or a part of it.
 
     Args:
         source: a path; `{"bytes", "path"}` as in undecoded rows of the hub; or `{"array", "sampling_rate"}`,
             where the array is (samples,) or (channels, samples), of floats or of full-range signed integers.
+        start, end: of the part, in seconds; up to the end by default. Of a file, nothing else is read.
     Raises:
-        DataError: missing, empty, or not audio; as the blocks are read: broken, or with NaN or infinities.
+        DataError: missing, empty, or not audio, or without that part; as the blocks are read: broken, or with NaN
+            or infinities.
     """
     name = name_of(source)
     if isinstance(source, Mapping) and source.get("array") is not None:
-        yield _in_memory(name, source)
+        yield _in_memory(name, source, start, end)
         return
     with _sound_file(name, source) as file:
         _check_rate(name, file.samplerate)
         if file.frames >= ENDLESS:
             raise DataError(f"{name} does not say how long it is", hint="write it to a file, not as a stream")
-        yield Recording(name, file.samplerate, file.frames, _blocks(name, file))
+        part = _part(name, file.frames, file.samplerate, start, end)
+        yield Recording(name, file.samplerate, len(part), _blocks(name, file, part))
 
 
-def load(source: Any, rate: int, max_seconds: float) -> Tensor:
+def load(source: Any, rate: int, max_seconds: float, start: float = 0.0, end: float | None = None) -> Tensor:
     """A whole clip.
 
     Args:
-        source: see `opened`.
+        source, start, end: see `opened`.
         rate: to resample to, in Hz.
         max_seconds: the longest clip allowed; a longer one is not read at all.
     Returns:
@@ -88,7 +94,7 @@ def load(source: Any, rate: int, max_seconds: float) -> Tensor:
     Raises:
         DataError: cannot be read, holds no samples, or is too long.
     """
-    with opened(source) as recording:
+    with opened(source, start, end) as recording:
         check_length(recording, max_seconds)
         return resampled(torch.cat(list(recording.blocks)), recording.rate, rate)
 
@@ -98,7 +104,7 @@ def check_length(recording: Recording, max_seconds: float) -> None:
     if recording.seconds > max_seconds:
         raise DataError(
             f"{recording.name} lasts {recording.seconds:.6g} s, longer than the model's {max_seconds:g} s",
-            hint="cut long recordings into pieces, each with its text",
+            hint="cut it into pieces, each with its text: rows with `start` and `end`, in seconds",
         )
 
 
@@ -117,7 +123,10 @@ def _sound_file(name: str, source: Any) -> Any:
     try:
         return soundfile.SoundFile(_readable(name, source))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise DataError(f"{name} is not audio that can be read{_reason(error)}") from None
+        raise DataError(
+            f"{name} is not audio that can be read{_reason(error)}",
+            hint="give WAV, FLAC, OGG or MP3, for example",
+        ) from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from None
 
@@ -137,17 +146,20 @@ def _readable(name: str, source: Any) -> Any:
             hint="expected a path, {'bytes': ..., 'path': ...} or {'array': ..., 'sampling_rate': ...}",
         )
     if not Path(source).is_file():
-        raise DataError(f"{name} " + ("is no file" if Path(source).exists() else "does not exist"))
+        missing = "is no file" if Path(source).exists() else "does not exist"
+        raise DataError(f"{name} {missing}", hint="check the path; it counts from the folder you are in")
     if not Path(source).stat().st_size:
         raise DataError(f"{name} is empty")
     return str(source)
 
 
-def _blocks(name: str, file: Any) -> Iterator[Tensor]:
-    """The file's samples, block by block, at least one."""
+def _blocks(name: str, file: Any, part: range) -> Iterator[Tensor]:
+    """Some of the file's samples, block by block, at least one."""
     size, samples = max(1, BLOCK_SAMPLES // file.channels), 0
     try:
-        while len(block := file.read(size, dtype="float32", always_2d=True)):
+        if part.start:
+            file.seek(part.start)
+        while len(block := file.read(min(size, len(part) - samples), dtype="float32", always_2d=True)):
             samples += len(block)
             yield _checked(name, block.mean(axis=1))
     except soundfile.LibsndfileError as error:
@@ -168,6 +180,25 @@ def _checked(name: str, samples: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples))
 
 
+def _part(name: str, samples: int, rate: int, start: float, end: float | None) -> range:
+    """Which of the samples lie between two times; an end that is rounded up a little is the file's own.
+
+    Raises:
+        DataError: there are none, or the file is shorter.
+    """
+    lasts = samples / rate
+    last = lasts if end is None else end
+    if (start and start >= lasts) or (end is not None and end > lasts + ROUNDED_SECONDS):
+        raise DataError(
+            f"{name} lasts {lasts:.6g} s, the row's part of it is from {start:g} to {last:.6g} s",
+            hint="`start` and `end` are seconds within the file; rename these columns if they mean something else",
+        )
+    part = range(round(start * rate), samples if end is None else min(round(end * rate), samples))
+    if end is not None and not part:
+        raise DataError(f"{name}: the row's part of it ends at {end:g} s and starts at {start:g} s")
+    return part
+
+
 def _check_rate(name: str, rate: int) -> None:
     if rate not in RATES_HZ:
         raise DataError(
@@ -178,7 +209,7 @@ def _check_rate(name: str, rate: int) -> None:
 # ---- memory -----------------------------------------------------------------------------------------------
 
 
-def _in_memory(name: str, source: Mapping[str, Any]) -> Recording:
+def _in_memory(name: str, source: Mapping[str, Any], start: float, end: float | None) -> Recording:
     if not source.get("sampling_rate"):
         raise DataError(f"{name} holds an array without its sampling_rate", hint="add 'sampling_rate', in Hz")
     rate = int(source["sampling_rate"])
@@ -188,7 +219,8 @@ def _in_memory(name: str, source: Mapping[str, Any]) -> Recording:
         samples = samples.mean(axis=0)
     if samples.ndim != 1 or not samples.size:
         raise DataError(f"{name} holds no samples: its array has the shape {np.shape(source['array'])}")
-    return Recording(name, rate, len(samples), iter([_checked(name, samples)]))
+    part = _part(name, len(samples), rate, start, end)
+    return Recording(name, rate, len(part), iter([_checked(name, samples[part.start : part.stop])]))
 
 
 def _floats(name: str, array: Any) -> Any:

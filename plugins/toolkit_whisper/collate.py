@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from toolkit import Batch, Row
+from toolkit_whisper.augment import mask
 from toolkit_whisper.features import FeatureSpec, log_mel
 from toolkit_whisper.labels import START
+from toolkit_whisper.settings import WhisperSettings
 
 IGNORED = -100
 
@@ -18,31 +21,42 @@ IGNORED = -100
 class Collator:
     """Log-mel features and padded labels of prepared rows."""
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, settings: WhisperSettings) -> None:
+        self.settings = settings
         self.features = FeatureSpec.of(processor.feature_extractor)
         self.start: int = processor.tokenizer.convert_tokens_to_ids(START)
         self.padding: int = processor.tokenizer.pad_token_id
+        self.into_english: bool = processor.tokenizer.task == "translate"
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Transform the sound and pad the labels.
 
         Args:
-            rows: `audio` (samples,) float32 at the model's rate, `labels`, `text`, `row_id`.
+            rows: as `Prepare` makes them, and `Augment` where it does.
         Returns:
             `input_features` (rows, mels, frames) float32; `labels` (rows, tokens) int64, padding -100;
-            `decoder_input_ids` (rows, tokens), the labels one place to the right; `references`, the texts.
+            `decoder_input_ids` (rows, tokens), the labels one place to the right; `prompt` (rows, tokens) int64,
+            what each row is asked with; `references`, the texts; `languages`, the codes of what they are in.
         """
-        sounds = [torch.as_tensor(row["audio"]) for row in rows]
         return {
-            "input_features": torch.stack([log_mel(sound, self.features) for sound in sounds]),
+            "input_features": torch.stack([self._features(row) for row in rows]),
             "labels": _padded([row["labels"] for row in rows], IGNORED),
             "decoder_input_ids": _padded([[self.start, *row["labels"][:-1]] for row in rows], self.padding),
             "num_targets": sum(len(row["labels"]) for row in rows),
             "row_id": torch.tensor([row["row_id"] for row in rows]),
+            "prompt": torch.tensor([row["prompt"] for row in rows]),
             "references": [row["text"] for row in rows],
-            "work": {"audio seconds": sum(len(sound) for sound in sounds) / self.features.rate},
+            "languages": ["en" if self.into_english else row["language"] for row in rows],
+            "work": {"audio seconds": sum(len(row["audio"]) for row in rows) / self.features.rate},
         }
 
+    def _features(self, row: Row) -> Tensor:
+        sound = torch.as_tensor(row["audio"])
+        features = log_mel(sound, self.features)
+        if "masks" not in row:
+            return features
+        return mask(features, self.features.touched(len(sound)), row["masks"], self.settings)
 
-def _padded(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+
+def _padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
     return pad_sequence([torch.tensor(one) for one in sequences], batch_first=True, padding_value=value)

@@ -51,6 +51,10 @@ class FeatureSpec:
     def seconds(self) -> float:
         return self.samples / self.rate
 
+    def touched(self, samples: int) -> int:
+        """How many frames a clip of so many samples touches."""
+        return min(self.frames, math.ceil((samples + self.n_fft // 2) / self.hop))
+
 
 def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     """The log-mel spectrogram of one clip, as if silence followed it up to the end of the window.
@@ -63,7 +67,7 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
         (mels, frames) float32: log10 of the power, at most 8 below its peak, plus 4, over 4; 10 ms a frame.
     Source: Radford et al. 2022, section 2.2.
     """
-    touched = min(spec.frames, math.ceil((len(audio) + spec.n_fft // 2) / spec.hop))
+    touched = spec.touched(len(audio))
     # Unless the clip fills the window, this ends in zeros for as far as the transform mirrors its ends.
     samples = touched * spec.hop
     power = _mel_spectrogram(spec)(torch.nn.functional.pad(audio, (0, samples - len(audio))))

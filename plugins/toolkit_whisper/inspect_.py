@@ -8,7 +8,8 @@ from typing import Any
 from toolkit import DataError, Row
 from toolkit_whisper.audio import check_length, name_of, opened
 from toolkit_whisper.features import FeatureSpec
-from toolkit_whisper.labels import START, labels_of
+from toolkit_whisper.labels import START, labels_of, language_of, prompt_for
+from toolkit_whisper.prepare import seconds
 
 
 class Inspect:
@@ -26,26 +27,32 @@ class Inspect:
         facts: dict[str, float | str] = {}
         try:
             self._text(row, facts)
-            self._sound(row["audio"], facts)
+            self._sound(row, facts)
         except DataError as error:
             error.facts = facts
             raise
         return {**facts, "usable": "yes"}
 
     def _text(self, row: Row, facts: dict[str, float | str]) -> None:
-        text = row["text"]
-        facts["usable"] = "no: no transcript"
-        if isinstance(text, str) and text.strip():
-            facts["label tokens"] = len(self.tokenizer(text, verbose=False).input_ids) - 1
-            facts["usable"] = f"no: over {self.tokenizer.model_max_length} tokens"
+        text, tokenizer = row["text"], self.tokenizer
+        facts["usable"] = "no: no known language"
         try:
-            labels_of(text, self.tokenizer)
+            language = language_of(row, tokenizer)
+            prompt = prompt_for(language, tokenizer)
+            if tokenizer.task is not None:
+                facts["language"] = language
+            facts["usable"] = "no: no transcript"
+            if isinstance(text, str) and text.strip():
+                transcript = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+                facts["label tokens"] = len(prompt) + len(transcript)  # less the start, with the end
+                facts["usable"] = f"no: over {tokenizer.model_max_length} tokens"
+            labels_of(text, tokenizer, prompt)
         except DataError as error:
             raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
 
-    def _sound(self, source: Any, facts: dict[str, float | str]) -> None:
+    def _sound(self, row: Row, facts: dict[str, float | str]) -> None:
         facts["usable"] = "no: sound missing or unreadable"
-        with opened(source) as recording:
+        with opened(row["audio"], seconds(row, "start") or 0.0, seconds(row, "end")) as recording:
             if not recording.samples:
                 raise DataError(f"{recording.name} holds no samples")
             facts |= {"seconds": recording.seconds, "sampling rate": f"{recording.rate} Hz"}
@@ -60,6 +67,6 @@ class Show:
         self.tokenizer, self.rate = processor.tokenizer, processor.feature_extractor.sampling_rate
 
     def __call__(self, row: Row) -> str:
-        seconds, labels = len(row["audio"]) / self.rate, row["labels"]
+        lasts, labels = len(row["audio"]) / self.rate, row["labels"]
         written = self.tokenizer.decode(labels, skip_special_tokens=False)
-        return f"{seconds:.2f} s of sound at {self.rate} Hz, {len(labels)} label tokens: {START}{written}"
+        return f"{lasts:.2f} s of sound at {self.rate} Hz, {len(labels)} label tokens: {START}{written}"

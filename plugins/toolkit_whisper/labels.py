@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from toolkit import DataError, RecipeError
+from toolkit import DataError, RecipeError, Row
 from toolkit_whisper.settings import WhisperSettings
 
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
@@ -15,25 +17,55 @@ MULTILINGUAL_VOCABULARY = 51_865
 """Tokens of the smallest multilingual model, by which OpenAI's own code tells them from English-only ones."""
 
 
-def language_code(language: str) -> str:
-    """The code of a language that Whisper was trained on, by its code or English name.
+_OTHER_CODES = {"cmn": "zh", "fil": "tl", "iw": "he", "jv": "jw", "nb": "no"}
+"""Codes that data sets use for what Whisper calls otherwise."""
 
-    >>> language_code("Haitian Creole")
-    'ht'
+
+def known_code(language: str) -> str | None:
+    """The code of a language that Whisper was trained on, by its code, English name or locale; else None.
+
+    >>> known_code("Haitian Creole"), known_code("pt_BR"), known_code("tlh")
+    ('ht', 'pt', None)
+    """
+    given = language.strip().lower()
+    for name in (given, re.split("[-_]", given)[0]):
+        code = _OTHER_CODES.get(name, TO_LANGUAGE_CODE.get(name, name))
+        if code in LANGUAGES:
+            return str(code)
+    return None
+
+
+def language_code(language: str) -> str:
+    """The code of the language that the settings name.
 
     Raises:
         RecipeError: Whisper knows no such language.
     """
-    given = language.lower()
-    if given in TO_LANGUAGE_CODE.values():
-        return given
-    if given not in TO_LANGUAGE_CODE:
-        near = difflib.get_close_matches(given, TO_LANGUAGE_CODE, n=1)
-        raise RecipeError(
-            f"whisper.language: '{language}' is no language of Whisper's",
-            hint=f"did you mean '{near[0]}'?" if near else "give a name or a code, such as german or de",
-        )
-    return str(TO_LANGUAGE_CODE[given])
+    code = known_code(language)
+    if code is None:
+        raise RecipeError(f"whisper.language: '{language}' is no language of Whisper's", _nearest(language))
+    return code
+
+
+def language_of(row: Row, tokenizer: Any) -> str:
+    """The code of the language that a row is spoken in: what its column says, else what the settings say.
+
+    Raises:
+        DataError: the row's language is missing, unknown, or not the model's.
+        RecipeError: neither is there such a column, nor do the settings say it.
+    """
+    given = row.get("language")
+    if given is not None and not isinstance(given, str):
+        raise DataError(f"the language is no text: {given!r:.60}", hint="give names or codes, such as de")
+    if not (given or "").strip():
+        return _language_of_the_settings(row, tokenizer)
+    assert given is not None
+    code = known_code(given)
+    if code is None:
+        raise DataError(f"'{given}' is no language of Whisper's", _nearest(given))
+    if tokenizer.task is None and code != "en":
+        raise DataError(f"the model is English-only, the row's language is '{given}'", _MULTILINGUAL)
+    return code
 
 
 def is_multilingual(model: Any) -> bool:
@@ -45,16 +77,16 @@ def is_multilingual(model: Any) -> bool:
 def set_prompt(tokenizer: Any, model: Any, settings: WhisperSettings) -> None:
     """Tell the tokenizer what stands before each transcript, and how many tokens the decoder takes.
 
-    It is saved with the model, so whoever loads it makes the same labels:
-    `<|startoftranscript|> <|notimestamps|>` for English-only models, and for multilingual ones
-    `<|startoftranscript|> <|de|> <|transcribe|> <|notimestamps|>`.
+    It is saved with the model, so whoever loads it makes the same labels. A multilingual model whose rows say
+    their languages themselves needs none in the settings; `tokenizer.task` is None for English-only models.
 
     Raises:
-        RecipeError: the model needs a language, or cannot do what the settings ask for.
+        RecipeError: the model cannot do what the settings ask for.
     """
-    code = _language(settings, is_multilingual(model))
-    task = settings.task if code else None
-    expected = [START, *([f"<|{code}|>", f"<|{task}|>"] if code else []), NO_TIMESTAMPS]
+    multilingual = is_multilingual(model)
+    code = _language(settings, multilingual)
+    task = settings.task if multilingual else None
+    expected = [START, *(f"<|{part}|>" for part in (code, task) if part), NO_TIMESTAMPS]
     tokenizer.language, tokenizer.task, tokenizer.predict_timestamps = code, task, False
     # The tokenizer counts languages from the start token, also those that the model does not have.
     found = tokenizer.convert_ids_to_tokens(tokenizer.prefix_tokens)
@@ -67,7 +99,27 @@ def set_prompt(tokenizer: Any, model: Any, settings: WhisperSettings) -> None:
     tokenizer.model_max_length = model.config.max_target_positions
 
 
-def labels_of(text: Any, tokenizer: Any) -> list[int]:
+def prompt_for(code: str, tokenizer: Any) -> list[int]:
+    """What the decoder is asked with for speech in a language, in tokens; of one length for all of a model's.
+
+    `<|startoftranscript|> <|notimestamps|>` for English-only models, and for multilingual ones
+    `<|startoftranscript|> <|de|> <|transcribe|> <|notimestamps|>`.
+
+    Raises:
+        DataError: the model does not know the language.
+    """
+    ids = tokenizer.convert_tokens_to_ids
+    if tokenizer.task is None:
+        return [ids(START), ids(NO_TIMESTAMPS)]
+    language = ids(f"<|{code}|>")
+    if language == tokenizer.unk_token_id and code == "he":
+        language = ids("<|iw|>")
+    if language == tokenizer.unk_token_id:
+        raise DataError(f"the model has no token <|{code}|>: it does not know this language")
+    return [ids(START), language, ids(f"<|{tokenizer.task}|>"), ids(NO_TIMESTAMPS)]
+
+
+def labels_of(text: Any, tokenizer: Any, prompt: Sequence[int]) -> list[int]:
     """The tokens that the decoder shall answer: the prompt less its start, the transcript, `<|endoftext|>`.
 
     Raises:
@@ -77,7 +129,8 @@ def labels_of(text: Any, tokenizer: Any) -> list[int]:
         raise DataError(f"the transcript is no text: {text!r:.60}")
     if not text.strip():
         raise DataError("the transcript is empty")
-    labels: list[int] = tokenizer(text, verbose=False).input_ids[1:]
+    transcript: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    labels = [*prompt[1:], *transcript, tokenizer.eos_token_id]
     if len(labels) > tokenizer.model_max_length:
         raise DataError(
             f"the transcript makes {len(labels)} tokens, the decoder takes {tokenizer.model_max_length}",
@@ -86,23 +139,37 @@ def labels_of(text: Any, tokenizer: Any) -> list[int]:
     return labels
 
 
+_MULTILINGUAL = "choose a multilingual model, whose name does not end in .en"
+
+
 def _language(settings: WhisperSettings, multilingual: bool) -> str | None:
     code = language_code(settings.language) if settings.language else None
     if multilingual:
-        if code is None:
-            raise RecipeError(
-                "whisper.language: the model is multilingual and has to be told the language",
-                hint="name the language spoken: --set whisper.language=en",
-            )
         return code
     if code not in (None, "en"):
         raise RecipeError(
-            f"whisper.language: the model is English-only, found '{settings.language}'",
-            hint="choose a multilingual model, whose name does not end in .en",
+            f"whisper.language: the model is English-only, found '{settings.language}'", _MULTILINGUAL
         )
     if settings.task == "translate":
-        raise RecipeError(
-            "whisper.task: the model is English-only and cannot translate",
-            hint="choose a multilingual model, whose name does not end in .en",
-        )
+        raise RecipeError("whisper.task: the model is English-only and cannot translate", _MULTILINGUAL)
     return None
+
+
+def _language_of_the_settings(row: Row, tokenizer: Any) -> str:
+    if tokenizer.task is None:
+        return "en"
+    if tokenizer.language is not None:
+        return str(tokenizer.language)
+    if "language" in row:
+        raise DataError(
+            "the row does not say its language", hint="whisper.language is used where rows say none"
+        )
+    raise RecipeError(
+        "whisper.language: the model is multilingual and has to be told the language",
+        hint="name the language spoken: --set whisper.language=en, or add a column `language` to the data",
+    )
+
+
+def _nearest(language: str) -> str:
+    near = difflib.get_close_matches(language.lower(), TO_LANGUAGE_CODE, n=1)
+    return f"did you mean '{near[0]}'?" if near else "give a name or a code, such as german or de"

@@ -12,6 +12,7 @@ from toolkit import ModelError, load_model, load_processor
 from toolkit_whisper.features import FeatureSpec
 from toolkit_whisper.labels import START, language_code, set_prompt
 from toolkit_whisper.settings import WhisperSettings
+from toolkit_whisper.transcribe import unwrapped
 
 
 class WhisperProcessor(transformers.WhisperProcessor):
@@ -39,6 +40,8 @@ def load(spec: Any, settings: WhisperSettings) -> tuple[Any, Any]:
     processor = load_processor(spec, WhisperProcessor)
     check_fit(model.config, processor)
     set_prompt(processor.tokenizer, model, settings)
+    # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
+    unwrapped(model).get_encoder().embed_positions.requires_grad_(False)
     return model, processor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from toolkit_whisper.audio import opened, resampled
 from toolkit_whisper.features import FeatureSpec, log_mel
+from toolkit_whisper.labels import prompt_for
 from toolkit_whisper.loss import features_for
-from toolkit_whisper.transcribe import transcribe, unwrapped
+from toolkit_whisper.settings import WhisperSettings
+from toolkit_whisper.transcribe import heard_languages, transcribe, unwrapped
 
 PIECES_AT_ONCE = 8
 PAUSE_SECONDS, STEP_SECONDS = 0.2, 0.01
@@ -24,12 +26,13 @@ class Transcriber:
     """`(paths) -> texts`. Long files are cut at quiet places and the texts of the pieces joined by spaces.
 
     transformers' own way with long files goes by the timestamps that the model writes; one that was tuned on
-    transcripts without them no longer writes them reliably.
+    transcripts without them no longer writes them reliably. Where a multilingual model was not told the language,
+    each file's is the one heard in its first piece.
     """
 
-    def __init__(self, model: Any, processor: Any, max_new_tokens: int | None) -> None:
+    def __init__(self, model: Any, processor: Any, settings: WhisperSettings) -> None:
         self.whisper, self.tokenizer = unwrapped(model), processor.tokenizer
-        self.max_new_tokens = max_new_tokens
+        self.settings = settings
         self.features = FeatureSpec.of(processor.feature_extractor)
 
     def __call__(self, paths: list[str]) -> list[str]:
@@ -43,9 +46,10 @@ class Transcriber:
                 pass
         texts: list[list[str]] = [[] for _ in paths]
         pieces = self._pieces(paths)
+        languages: dict[int, str] = {}
         while batch := list(islice(pieces, PIECES_AT_ONCE)):
-            heard = self._transcribe([piece for _, piece in batch])
-            for (place, _), text in zip(batch, heard, strict=True):
+            places, sounds = zip(*batch, strict=True)
+            for place, text in zip(places, self._transcribe(places, sounds, languages), strict=True):
                 texts[place].append(text)
         return [" ".join(filter(None, parts)) for parts in texts]
 
@@ -58,11 +62,24 @@ class Transcriber:
                         yield place, resampled(piece, recording.rate, self.features.rate)
 
     @torch.inference_mode()
-    def _transcribe(self, pieces: list[Tensor]) -> list[str]:
-        features = torch.stack([log_mel(piece, self.features) for piece in pieces])
+    def _transcribe(
+        self, places: Sequence[int], sounds: Sequence[Tensor], languages: dict[int, str]
+    ) -> list[str]:
+        features = torch.stack([log_mel(sound, self.features) for sound in sounds])
         batch = {"input_features": features.to(self.whisper.device)}
         encoded = self.whisper.get_encoder()(features_for(self.whisper, batch))
-        return transcribe(self.whisper, encoded, self.tokenizer, self.max_new_tokens)
+        prompt = torch.tensor(self._prompts(places, encoded, languages))
+        return transcribe(self.whisper, encoded, self.tokenizer, prompt, self.settings)
+
+    def _prompts(self, places: Sequence[int], encoded: Any, languages: dict[int, str]) -> list[list[int]]:
+        """A prompt a row; `languages`, by file, takes up what is heard."""
+        if self.tokenizer.task is None or self.tokenizer.language is not None:
+            return [self.tokenizer.prefix_tokens] * len(places)
+        if not languages.keys() >= set(places):
+            heard = heard_languages(self.whisper, encoded, self.tokenizer)
+            for place, code in zip(places, heard, strict=True):
+                languages.setdefault(place, code)
+        return [prompt_for(languages[place], self.tokenizer) for place in places]
 
 
 def cut(blocks: Iterable[Tensor], rate: int, max_seconds: float) -> Iterator[Tensor]:

@@ -11,24 +11,35 @@ from toolkit import RecipeError
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """What to make of the speech.
+    """What to make of the speech, and what to change about it in training so that more is learnt from it.
 
     Attributes:
-        language: name or code of the language spoken; multilingual models need it, English-only ones do not.
+        language: name, code or locale of the language spoken, for rows whose column `language` does not say it;
+            English-only models need none.
         task: `transcribe`, or `translate` into English (multilingual models only).
         max_new_tokens: most tokens of a generated text; by default as many as the decoder has room for.
+        num_beams: texts that are followed up at once, in evaluation and prediction; 1 takes the likeliest token.
+        speed: clips are played faster or slower by up to this share, in hundredths: 0.1 is from 0.9 to 1.1 times.
+        noise_snr_db: least and most distance of white noise from the sound, in dB; null adds none.
+        time_masks, time_mask_seconds: SpecAugment: how many stretches of time are masked, and how long at most.
+        frequency_masks, frequency_mask_bands: the same for runs of mel bands.
     """
 
     language: str | None = None
     task: Literal["transcribe", "translate"] = "transcribe"
     max_new_tokens: int | None = None
+    num_beams: int = 1
+    speed: float = 0.0
+    noise_snr_db: tuple[float, float] | None = None
+    time_masks: int = 0
+    time_mask_seconds: float = 1.0
+    frequency_masks: int = 0
+    frequency_mask_bands: int = 27
 
 
 def faults(settings: WhisperSettings, adapter: Mapping[str, Any] | None) -> list[RecipeError]:
     """What can be known to be wrong without the model; its languages are checked as it is loaded."""
-    found, most = [], settings.max_new_tokens
-    if most is not None and most < 1:
-        found.append(RecipeError(f"whisper.max_new_tokens: must be at least 1, found {most}"))
+    found = _out_of_range(settings)
     if adapter and adapter.get("task_type") is not None:
         # PEFT's task classes pass on `input_ids`, which Whisper's forward takes for the decoder's.
         found.append(
@@ -36,5 +47,34 @@ def faults(settings: WhisperSettings, adapter: Mapping[str, Any] | None) -> list
                 f"adapter.task_type: '{adapter['task_type']}' is for models of text; Whisper takes sound",
                 hint="leave adapter.task_type out",
             )
+        )
+    return found
+
+
+def _out_of_range(settings: WhisperSettings) -> list[RecipeError]:
+    least = {
+        "max_new_tokens": 1,
+        "num_beams": 1,
+        "time_masks": 0,
+        "frequency_masks": 0,
+        "frequency_mask_bands": 1,
+    }
+    found = [
+        RecipeError(f"whisper.{name}: must be at least {bound}, found {value}")
+        for name, bound in least.items()
+        if (value := getattr(settings, name)) is not None and value < bound
+    ]
+    if settings.speed and not 0.01 <= settings.speed <= 0.5:
+        found.append(RecipeError(f"whisper.speed: must be 0, or from 0.01 to 0.5, found {settings.speed:g}"))
+    if not settings.time_mask_seconds > 0:
+        found.append(
+            RecipeError(
+                f"whisper.time_mask_seconds: must be more than 0, found {settings.time_mask_seconds:g}"
+            )
+        )
+    low, high = settings.noise_snr_db or (0, 0)
+    if low > high:
+        found.append(
+            RecipeError(f"whisper.noise_snr_db: must be the least, then the most, found [{low:g}, {high:g}]")
         )
     return found

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from toolkit_whisper.labels import START
+from toolkit_whisper.settings import WhisperSettings
 
 
 def unwrapped(model: Any) -> Any:
@@ -13,7 +18,9 @@ def unwrapped(model: Any) -> Any:
     return model if isinstance(model, PreTrainedModel) else model.get_base_model()
 
 
-def transcribe(whisper: Any, encoded: Any, tokenizer: Any, max_new_tokens: int | None) -> list[str]:
+def transcribe(
+    whisper: Any, encoded: Any, tokenizer: Any, prompt: Tensor, settings: WhisperSettings
+) -> list[str]:
     """The most likely text, token by token, after the prompt that the labels begin with.
 
     Whisper's own `generate` takes the prompt from the generation settings, which may hold another or an
@@ -22,23 +29,35 @@ def transcribe(whisper: Any, encoded: Any, tokenizer: Any, max_new_tokens: int |
     Args:
         whisper: the model, see `unwrapped`.
         encoded: what its encoder returned for some rows.
-        max_new_tokens: None for as many as the decoder has room for.
+        prompt: (rows, tokens), see `prompt_for`.
+        settings: `num_beams`, and `max_new_tokens`, None for as many as the decoder has room for.
     Returns:
         One text a row, without special tokens and spaces around it.
     """
     states = encoded.last_hidden_state  # (rows, positions, width)
-    prompt = torch.tensor([tokenizer.prefix_tokens], device=states.device)  # (1, prompt)
-    room = whisper.config.max_target_positions - prompt.shape[1]
+    asked = prompt.shape[1]
+    room = whisper.config.max_target_positions - asked
     tokens = GenerationMixin.generate(
         whisper,
         encoder_outputs=encoded,
         attention_mask=states.new_ones(states.shape[:2]),
-        decoder_input_ids=prompt.expand(len(states), -1),
-        max_length=prompt.shape[1] + min(max_new_tokens or room, room),
+        decoder_input_ids=prompt.to(states.device),
+        max_length=asked + min(settings.max_new_tokens or room, room),
         max_new_tokens=None,
         do_sample=False,
-        num_beams=1,
+        num_beams=settings.num_beams,
         use_cache=True,
         return_dict_in_generate=False,
     )
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def heard_languages(whisper: Any, encoded: Any, tokenizer: Any) -> list[str]:
+    """The code of the likeliest language of each row: its token is what the model says first."""
+    states = encoded.last_hidden_state
+    start = states.new_full((len(states), 1), tokenizer.convert_tokens_to_ids(START), dtype=torch.long)
+    ids = {code: tokenizer.convert_tokens_to_ids(f"<|{code}|>") for code in LANGUAGES}
+    known = {code: one for code, one in ids.items() if one != tokenizer.unk_token_id}
+    logits = whisper(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False).logits[:, -1]
+    likeliest = logits[:, list(known.values())].argmax(dim=-1)  # (rows,)
+    return [list(known)[place] for place in likeliest.tolist()]

@@ -8,6 +8,7 @@ import pytest
 from toolkit import CheckpointError
 from toolkit.data.rows import BadRow
 from toolkit.folder import RunFolder
+from toolkit.metrics import Sample
 
 
 def test_metrics_are_lines_that_can_be_cut_back(tmp_path: Path) -> None:
@@ -17,7 +18,7 @@ def test_metrics_are_lines_that_can_be_cut_back(tmp_path: Path) -> None:
     folder.add_metrics(20, "train", {"loss": 0.5})
     with folder.metrics.open("a") as file:
         file.write('{"step": 30, "sp')
-    folder.cut_metrics(10)
+    folder.cut_back(10)
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert lines == [
         {"step": 0, "split": "test", "loss": 2.0, "wer": None},
@@ -25,6 +26,21 @@ def test_metrics_are_lines_that_can_be_cut_back(tmp_path: Path) -> None:
     ]
     assert folder.measured(0, "test") == {"loss": 2.0, "wer": None}
     assert folder.measured(0, "validation") is None
+
+
+def test_samples_are_found_by_step_and_split_and_cut_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    one, two = Sample(3, "so ähnlich", "so"), Sample(4, 1.5, 2)
+    folder.add_sample(0, "test", one)
+    folder.add_sample(0, "test", two)
+    folder.add_sample(10, "validation", two)
+    line = '{"step": 0, "split": "test", "row_id": 3, "prediction": "so ähnlich", "reference": "so"}'
+    assert folder.samples.read_text(encoding="utf-8").splitlines()[0] == line
+    folder.cut_back(9)
+    assert not folder.metrics.exists()
+    assert folder.sampled(0, "test") == [one, two]
+    assert folder.sampled(10, "validation") == folder.sampled(0, "validation") == []
+    assert folder.samples.read_text(encoding="utf-8").splitlines()[0] == line
 
 
 def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toolkit import Loss, Metric, PluginError, Scored
-from toolkit.metrics import LossMetric, Scores
+from toolkit.metrics import LossMetric, Sample, Scores
 
 
 def scored(total: float, count: int, rows: int) -> Scored:
@@ -29,6 +29,31 @@ def test_scores_merge_over_processes() -> None:
     two.update(scored(4.0, 8, 3))
     one.merge(two)
     assert (one.compute(), one.rows) == ({"loss": 1.0}, 4)
+
+
+def with_texts(*rows: int) -> Scored:
+    texts = [f"text {row}" for row in rows]
+    return Scored(Loss(torch.tensor(0.0), 1), {"row_id": torch.tensor(rows)}, texts, [*reversed(texts)])
+
+
+def test_the_first_rows_are_kept_as_samples() -> None:
+    scores = Scores([])
+    for rows in ((0, 1), (4, 5), (6,)):
+        scores.update(with_texts(*rows))
+    assert [one.row_id for one in scores.samples] == [0, 1, 4]
+    assert scores.samples[0] == Sample(0, prediction="text 0", reference="text 1")
+    other = Scores([])
+    other.update(with_texts(2, 3))
+    scores.merge(other)
+    assert [one.row_id for one in scores.samples] == [0, 1, 2]
+
+
+def test_what_cannot_be_read_is_no_sample() -> None:
+    scores = Scores([])
+    scores.update(scored(1.0, 1, 3))
+    batch = {"row_id": torch.arange(2)}
+    scores.update(Scored(Loss(torch.tensor(0.0), 1), batch, [torch.zeros(3), 4], [torch.ones(3), 5]))
+    assert scores.samples == [Sample(1, 4, 5)]
 
 
 class Again(Metric):

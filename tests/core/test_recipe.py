@@ -324,11 +324,15 @@ def test_changed_settings_are_not_answered_as_they_were() -> None:
             changed.settings(Settings)
 
 
-def test_further_metrics_are_refused_while_there_are_none() -> None:
-    with pytest.raises(RecipeError) as caught:
-        a_recipe(eval={"metrics": ["bleu"]}).validate()
-    assert caught.value.message == "eval.metrics: not available yet"
-    assert caught.value.hint == "a plugin's toolkit_metrics adds metrics"
+def test_faults_gathered_twice_are_told_once() -> None:
+    one, two, three = (RecipeError(f"fault {number}") for number in range(3))
+    gathered = RecipeError.gather([one, two])
+    for faults in ([*gathered.all, three], [gathered, three]):
+        assert [fault.message for fault in RecipeError.gather(faults).all] == [
+            "fault 0",
+            "fault 1",
+            "fault 2",
+        ]
 
 
 def test_validate_checks_the_real_classes() -> None:

@@ -110,7 +110,7 @@ def test_accumulation_changes_nothing(in_tmp: Path) -> None:
 
 
 def test_resumed_is_as_never_stopped(in_tmp: Path) -> None:
-    """Stopped after step 4 of 6, in the middle of an epoch, with dropout on."""
+    """Stopped after step 4 of 6, in the middle of an epoch, with dropout and all that changes rows on."""
     common = [
         "--set",
         "train.max_steps=6",
@@ -127,7 +127,9 @@ def test_resumed_is_as_never_stopped(in_tmp: Path) -> None:
         "--set",
         "train.save_total_limit=null",
     ]
-    common += ["--set", "train.eval_strategy=no"]
+    common += ["--set", "train.eval_strategy=no", "--set", "whisper.speed=0.1"]
+    common += ["--set", "whisper.noise_snr_db=[10, 20]", "--set", "whisper.time_masks=2"]
+    common += ["--set", "whisper.time_mask_seconds=0.2", "--set", "whisper.frequency_masks=2"]
     run(*common, "--output-dir", "whole")
     run(*common, "--output-dir", "stopped")
     for gone in ("checkpoints/checkpoint-6", "model"):

@@ -15,15 +15,7 @@ from toolkit.discovery import installed
 from toolkit.errors import ToolkitError
 from toolkit.notices import printable
 
-_PACKAGES = {
-    "torch": "pip install torch",
-    "transformers": "pip install transformers",
-    "datasets": "pip install datasets",
-    "peft": "pip install peft",
-    "torchaudio": "pip install 'task-toolkit[whisper]'",
-    "soundfile": "pip install 'task-toolkit[whisper]'",
-    "bitsandbytes": "pip install 'task-toolkit[quantization]'",
-}
+_PACKAGES = ("torch", "transformers", "datasets", "peft", "torchaudio", "soundfile", "bitsandbytes")
 _OPTIONAL = ("torchaudio", "soundfile", "bitsandbytes")
 
 
@@ -32,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    checks = [_check(f"import {name}", partial(_import, name), hint) for name, hint in _PACKAGES.items()]
+    checks = [_check(f"import {name}", partial(_import, name), f"pip install {name}") for name in _PACKAGES]
     checks += [
         _check(f"plugin {one.name}", partial(_load, one), f"reinstall {one.distribution}")
         for one in installed("plugin")

@@ -181,3 +181,47 @@ def test_names_in_errors() -> None:
     assert name_of(Path("a/b.wav")) == "a/b.wav"
     assert name_of({"bytes": b"", "path": "b.wav"}) == "b.wav"
     assert name_of({"array": [], "path": None}) == "audio without a path"
+
+
+@pytest.mark.parametrize("name", ["long.wav", "long.flac", "long.ogg", "memory"])
+def test_a_part_of_a_long_file(write: Write, name: str) -> None:
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100 * 4)
+    if name == "memory":
+        whole, path = samples.astype(np.float32), {"array": samples, "sampling_rate": 44_100}
+    else:
+        path = write(name, samples, 44_100)
+        whole, _ = soundfile.read(path, dtype="float32")
+    for start, end in ((0.0, 1.0), (1.25, 2.0), (3.5, None), (3.5, 4.05), (0.0, None)):
+        last = len(whole) if end is None else round(end * 44_100)
+        expected = whole[round(start * 44_100) : last]
+        found = load(path, 44_100, 30, start, end)
+        assert found.numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_more_of_a_long_file_is_read_than_the_part(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("long.wav", np.zeros(16_000 * 60))
+    asked: list[int] = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda self, frames, **kw: (asked.append(frames), read(self, frames, **kw))[1],
+    )
+    assert len(load(path, 16_000, 30, 40.0, 41.5)) == 24_000
+    assert asked == [24_000, 0]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        (4.0, None, r"long\.wav lasts 4 s, the row's part of it is from 4 to 4 s"),
+        (9.0, 10.0, r"long\.wav lasts 4 s, the row's part of it is from 9 to 10 s"),
+        (0.0, 4.2, r"is from 0 to 4\.2 s"),
+        (2.0, 1.0, r"ends at 1 s and starts at 2 s"),
+        (0.0, 3.5, r"lasts 3\.5 s, longer than the model's 3 s"),
+    ],
+)
+def test_parts_that_cannot_be_had(write: Write, start: float, end: Any, reason: str) -> None:
+    path = write("long.wav", np.zeros(64_000))
+    with pytest.raises(DataError, match=reason):
+        load(path, 16_000, 3, start, end)

@@ -125,6 +125,30 @@ def test_a_row_of_a_multilingual_model(multilingual: Any) -> None:
     assert toolkit_show(processor)(row).endswith(f"6 label tokens: {start}Hi<|endoftext|>")
 
 
+@pytest.mark.parametrize(
+    ("language", "facts"),
+    [
+        ("German", {"language": "de", "label tokens": 6, "usable": "yes"}),
+        ("tlh", {"usable": "no: no known language"}),
+        (None, {"usable": "no: no known language"}),
+    ],
+)
+def test_the_languages_of_rows(multilingual: Any, language: str | None, facts: dict[str, Any]) -> None:
+    model, processor = multilingual
+    set_prompt(processor.tokenizer, model, WhisperSettings())
+    audio = {"array": [0.0] * 16_000, "sampling_rate": 16_000}
+    row = {"audio": audio, "text": "Hi", "language": language, "row_id": 0}
+    found, _ = facts_and_reason(processor, row)
+    assert {name: found.get(name) for name in facts} == facts
+
+
+def test_a_part_of_a_long_file(processor: Any, write: Write) -> None:
+    path = str(write("a.wav", torch.zeros(80_000)))
+    row = {"audio": path, "text": "Hi", "start": 1.0, "end": "2.5", "row_id": 0}
+    assert facts_and_reason(processor, row)[0]["seconds"] == 1.5
+    assert facts_and_reason(processor, {**row, "end": 9.0})[0]["usable"] == "no: sound missing or unreadable"
+
+
 @pytest.fixture
 def whole(english: Any, tmp_path: Path, write: Write) -> Recipe:
     """A recipe over a model and twelve clips on disk, three of which cannot be used."""

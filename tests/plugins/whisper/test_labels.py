@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toolkit_whisper.labels import is_multilingual, labels_of, language_code, set_prompt
+from toolkit_whisper.labels import (
+    is_multilingual,
+    known_code,
+    language_code,
+    language_of,
+    prompt_for,
+    set_prompt,
+)
+from toolkit_whisper.labels import labels_of as labels_after
 from toolkit_whisper.settings import WhisperSettings
 from transformers import GenerationConfig, WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from toolkit import DataError, RecipeError
+
+START = "<|startoftranscript|>"
+
+
+def labels_of(text: Any, tokenizer: Any) -> list[int]:
+    """With the prompt of the settings."""
+    return labels_after(text, tokenizer, prompt_for(tokenizer.language or "en", tokenizer))
 
 
 def tokens(tokenizer: Any, labels: list[int]) -> list[str]:
@@ -70,7 +85,6 @@ def test_an_english_only_model_forgets_a_language_that_its_tokenizer_was_saved_w
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("multilingual", WhisperSettings(), "whisper.language: the model is multilingual"),
         ("multilingual", WhisperSettings("klingon"), "'klingon' is no language of Whisper's"),
         ("english", WhisperSettings("de"), "whisper.language: the model is English-only, found 'de'"),
         ("english", WhisperSettings("en", "translate"), "whisper.task: the model is English-only"),
@@ -100,6 +114,10 @@ def test_hebrew_by_its_old_code(nano: Any) -> None:
 def test_languages_by_name_and_code() -> None:
     assert language_code("EN") == "en"
     assert language_code("Castilian") == "es"
+    assert [known_code(one) for one in ("en-US", "pt_BR", "zh-Hant-TW", "YUE-hk", "nb_NO", " haw ")] == [
+        "en", "pt", "zh", "yue", "no", "haw",
+    ]  # fmt: skip
+    assert known_code("") is known_code("-") is known_code("tlh-KX") is None
     with pytest.raises(RecipeError) as caught:
         language_code("germen")
     assert caught.value.hint == "did you mean 'german'?"
@@ -129,3 +147,54 @@ def test_no_more_labels_than_the_decoder_takes(english: Any) -> None:
     assert len(labels_of("a" * 38, processor.tokenizer)) == model.config.max_target_positions == 40
     with pytest.raises(DataError, match="makes 41 tokens, the decoder takes 40"):
         labels_of("a" * 39, processor.tokenizer)
+
+
+def test_a_row_says_its_language_or_the_settings_do(multilingual: Any) -> None:
+    model, processor = multilingual
+    tokenizer = processor.tokenizer
+    set_prompt(tokenizer, model, WhisperSettings("de", "translate"))
+    rows: list[Any] = [
+        {"language": "pt_BR"},
+        {"language": "French"},
+        {"language": " "},
+        {"language": None},
+        {},
+    ]
+    codes = [language_of(row, tokenizer) for row in rows]
+    assert codes == ["pt", "fr", "de", "de", "de"]
+    prompts = [tokens(tokenizer, prompt_for(code, tokenizer)) for code in codes[:2]]
+    rest = ["<|translate|>", "<|notimestamps|>"]
+    assert prompts == [[START, "<|pt|>", *rest], [START, "<|fr|>", *rest]]
+    assert prompt_for("de", tokenizer) == tokenizer.prefix_tokens
+
+
+def test_rows_of_unusable_languages(multilingual: Any, english: Any) -> None:
+    model, processor = multilingual
+    set_prompt(processor.tokenizer, model, WhisperSettings())
+    bad: dict[Any, str] = {
+        "germen": "'germen' is no language of Whisper's",
+        3: "the language is no text: 3",
+        "": "does not say",
+    }
+    for language, reason in bad.items():
+        with pytest.raises(DataError, match=reason) as caught:
+            language_of({"language": language}, processor.tokenizer)
+        assert caught.value.hint
+    set_prompt(english[1].tokenizer, english[0], WhisperSettings())
+    assert language_of({"language": "en_GB"}, english[1].tokenizer) == "en"
+    with pytest.raises(DataError, match="English-only, the row's language is 'de'"):
+        language_of({"language": "de"}, english[1].tokenizer)
+
+
+def test_a_multilingual_model_is_told_the_language_somewhere(multilingual: Any) -> None:
+    model, processor = multilingual
+    set_prompt(processor.tokenizer, model, WhisperSettings())
+    with pytest.raises(RecipeError, match=r"whisper\.language: the model is multilingual"):
+        language_of({"text": "a"}, processor.tokenizer)
+
+
+def test_a_row_in_a_language_that_the_model_lacks(nano: Any) -> None:
+    model, processor = nano(list(LANGUAGES)[:-1], multilingual=True)
+    set_prompt(processor.tokenizer, model, WhisperSettings())
+    with pytest.raises(DataError, match=r"no token <\|yue\|>"):
+        prompt_for("yue", processor.tokenizer)

@@ -25,11 +25,14 @@ def rows(english: Any, clip: Clip) -> list[Row]:
     model, processor = english
     set_prompt(processor.tokenizer, model, WhisperSettings())
     texts = {"one": 0.5, "seventeen": 1.7, "no": 0.1}
+    prompt = processor.tokenizer.prefix_tokens
     return [
         {
             "audio": clip(seconds, seed),
             "text": text,
-            "labels": labels_of(text, processor.tokenizer),
+            "labels": labels_of(text, processor.tokenizer, prompt),
+            "prompt": prompt,
+            "language": "en",
             "row_id": seed,
         }
         for seed, (text, seconds) in enumerate(texts.items())
@@ -38,7 +41,7 @@ def rows(english: Any, clip: Clip) -> list[Row]:
 
 @pytest.fixture
 def batch(english: Any, rows: list[Row]) -> Batch:
-    return Collator(english[1])(rows)
+    return Collator(english[1], WhisperSettings())(rows)
 
 
 def own_loss(model: Any, batch: Batch) -> torch.Tensor:
@@ -54,6 +57,8 @@ def test_what_a_batch_holds(batch: Batch) -> None:
     assert batch["num_targets"] == int((batch["labels"] != -100).sum()) == 5 + 11 + 4
     assert batch["row_id"].tolist() == [0, 1, 2]
     assert batch["references"] == ["one", "seventeen", "no"]
+    assert batch["languages"] == ["en"] * 3
+    assert batch["prompt"].shape == (3, 2)
     assert batch["work"] == {"audio seconds": pytest.approx(2.3)}
 
 
@@ -71,7 +76,7 @@ def test_the_loss_is_the_sum_of_the_models_own_mean(english: Any, batch: Batch) 
 
 def test_padding_and_company_change_nothing(english: Any, rows: list[Row], batch: Batch) -> None:
     model, processor = english
-    collate = Collator(processor)
+    collate = Collator(processor, WhisperSettings())
     alone = [summed_cross_entropy(model, collate([row])) for row in rows]
     together = summed_cross_entropy(model, batch)
     assert sum(loss.total.item() for loss in alone) == pytest.approx(together.total.item(), rel=1e-5)
@@ -80,7 +85,7 @@ def test_padding_and_company_change_nothing(english: Any, rows: list[Row], batch
 
 
 def test_the_collator_works_in_another_process(english: Any, rows: list[Row], batch: Batch) -> None:
-    collate = pickle.loads(pickle.dumps(Collator(english[1])))
+    collate = pickle.loads(pickle.dumps(Collator(english[1], WhisperSettings())))
     assert torch.equal(collate(rows)["input_features"], batch["input_features"])
 
 

@@ -48,21 +48,29 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 
 def test_columns_are_recognised_by_their_usual_names() -> None:
-    audio, text = toolkit_whisper.toolkit_columns()
+    audio, text, language, start, end = toolkit_whisper.toolkit_columns()
     assert (audio.name, text.name) == ("audio", "text")
     assert "file_name" in audio.usual
     assert "transcription" in text.usual
     assert audio.required
     assert text.required
+    assert (language.name, language.required) == ("language", False)
+    assert [(one.name, one.usual, one.required) for one in (start, end)] == [
+        ("start", (), False),
+        ("end", (), False),
+    ]
 
 
 def test_faults_that_are_known_before_the_model_is() -> None:
     assert toolkit_whisper.toolkit_settings() is WhisperSettings
     assert toolkit_whisper.toolkit_check(recipe(adapter={"r": 4})) == []
-    wrong = recipe(WhisperSettings(max_new_tokens=0), adapter={"r": 4, "task_type": "SEQ_2_SEQ_LM"})
-    tokens, task = toolkit_whisper.toolkit_check(wrong)
+    wrong = recipe(
+        WhisperSettings(max_new_tokens=0, num_beams=0), adapter={"r": 4, "task_type": "SEQ_2_SEQ_LM"}
+    )
+    tokens, beams, task = toolkit_whisper.toolkit_check(wrong)
     assert isinstance(tokens, RecipeError)
     assert "whisper.max_new_tokens: must be at least 1, found 0" in str(tokens)
+    assert "whisper.num_beams: must be at least 1, found 0" in str(beams)
     assert "adapter.task_type: 'SEQ_2_SEQ_LM'" in str(task)
 
 
@@ -88,7 +96,7 @@ def test_from_folder_to_scores_and_texts(
     rows = [prepare(row) for row in raw]
     assert rows[0]["audio"].shape == (-(-16_000 * 16_000 // 22_050),)
     assert rows[0]["speaker"] == "a"
-    batch = toolkit_whisper.toolkit_collator(processor)(rows)
+    batch = toolkit_whisper.toolkit_collator(asked, processor)(rows)
     loss = toolkit_whisper.toolkit_loss()(model.eval(), batch)
     scored = toolkit_whisper.toolkit_evaluate_batch(asked, processor)(model, batch)
     assert scored.loss.total.item() == pytest.approx(loss.total.item(), rel=1e-5)
@@ -106,6 +114,18 @@ def test_bad_rows_are_named(english: Any, write: Write, clip: Clip) -> None:
         prepare({"audio": path, "text": "yes", "row_id": 0})
     with pytest.raises(DataError, match=r"clip\.wav: the transcript is empty"):
         prepare({"audio": path, "text": " ", "row_id": 0})
+
+
+def test_a_row_may_be_a_part_of_a_long_file(english: Any, write: Write, clip: Clip) -> None:
+    prepare = toolkit_whisper.toolkit_prepare(english[1])
+    sound = clip(5)
+    row = {"audio": str(write("talk.wav", sound, subtype="FLOAT")), "text": "yes", "row_id": 0}
+    assert torch.equal(prepare({**row, "start": "1.5", "end": 3})["audio"], sound[24_000:48_000])
+    assert torch.equal(prepare({**row, "start": 3.5, "end": ""})["audio"], sound[56_000:])
+    assert torch.equal(prepare({**row, "start": None, "end": "2"})["audio"], sound[:32_000])
+    for given in ("1:20", "-1", "nan", [1]):
+        with pytest.raises(DataError, match=r"talk\.wav: start: expected seconds, found"):
+            prepare({**row, "start": given})
 
 
 def test_a_language_is_checked_before_the_model_is_loaded() -> None:
@@ -128,10 +148,18 @@ def test_an_adapter_is_loaded_with_its_base(english: Any, saved: Any, tmp_path: 
     assert processor.tokenizer.model_max_length == english[0].config.max_target_positions
 
 
-def test_a_multilingual_model_without_a_language_is_refused(multilingual: Any, saved: Any) -> None:
+def test_a_multilingual_model_without_a_language_is_refused(
+    multilingual: Any, saved: Any, write: Write, clip: Clip
+) -> None:
+    _, processor = toolkit_whisper.toolkit_model(recipe(model=saved(multilingual)))()
+    row = {"audio": str(write("clip.wav", clip(1))), "text": "yes", "row_id": 0}
+    prepare = toolkit_whisper.toolkit_prepare(processor)
+    assert prepare({**row, "language": "de-AT"})["language"] == "de"
     with pytest.raises(RecipeError) as caught:
-        toolkit_whisper.toolkit_model(recipe(model=saved(multilingual)))()
-    assert caught.value.hint == "name the language spoken: --set whisper.language=en"
+        prepare(row)
+    assert "--set whisper.language=en, or add a column `language`" in str(caught.value.hint)
+    with pytest.raises(DataError, match=r"clip\.wav: 'elvish' is no language of Whisper's"):
+        prepare({**row, "language": "elvish"})
 
 
 def test_a_processor_of_another_model_is_refused(english: Any) -> None:

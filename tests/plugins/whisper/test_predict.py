@@ -20,13 +20,14 @@ from toolkit import DataError
 Clip = Callable[..., torch.Tensor]
 Write = Callable[..., Path]
 RATE = 1_000
+SIX = WhisperSettings(max_new_tokens=6)
 
 
 @pytest.fixture
 def transcriber(english: Any) -> Transcriber:
     model, processor = english
     set_prompt(processor.tokenizer, model, WhisperSettings())
-    return Transcriber(model, processor, max_new_tokens=6)
+    return Transcriber(model, processor, SIX)
 
 
 @given(blocks=st.lists(st.integers(1, 5_000), max_size=8), seed=st.integers(0, 5))
@@ -56,7 +57,9 @@ def test_a_short_file_is_one_clip(transcriber: Transcriber, english: Any, clip: 
     model, processor = english
     path = write("clip.wav", clip(1.5), subtype="FLOAT")
     features = log_mel(clip(1.5), FeatureSpec.of(processor.feature_extractor))
-    expected = transcribe(model, model.get_encoder()(features[None]), processor.tokenizer, 6)
+    encoded = model.get_encoder()(features[None])
+    prompt = torch.tensor([processor.tokenizer.prefix_tokens])
+    expected = transcribe(model, encoded, processor.tokenizer, prompt, SIX)
     assert transcriber([str(path)]) == expected
 
 
@@ -96,3 +99,24 @@ def test_a_bad_file_is_found_before_the_first_is_transcribed(
 def test_a_file_without_samples_is_an_error(transcriber: Transcriber, write: Write) -> None:
     with pytest.raises(DataError, match=r"none\.wav holds no samples"):
         transcriber([str(write("none.wav", np.zeros(0)))])
+
+
+def test_a_language_that_nobody_told_is_heard_once_a_file(
+    multilingual: Any, clip: Clip, write: Write
+) -> None:
+    """transformers detects it for each clip; the pieces of a file are all in the language of its first."""
+    model, processor = multilingual
+    set_prompt(processor.tokenizer, model, WhisperSettings())
+    transcriber = Transcriber(model, processor, SIX)
+    sounds = [clip(1.5, seed) for seed in range(3)]
+    paths = [str(write(f"{seed}.wav", sound, subtype="FLOAT")) for seed, sound in enumerate(sounds)]
+    features = torch.stack([log_mel(sound, FeatureSpec.of(processor.feature_extractor)) for sound in sounds])
+    tokens = model.generate(input_features=features, task="transcribe", max_new_tokens=6)
+    expected = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+    assert transcriber(paths) == expected
+    languages = {0: "de"}
+    encoded = model.get_encoder()(features)
+    prompts = transcriber._prompts([0, 1, 1], encoded, languages)
+    heard = processor.tokenizer.convert_ids_to_tokens(model.detect_language(features).tolist())
+    assert languages == {0: "de", 1: heard[1][2:-2]}
+    assert prompts[1] == prompts[2] != prompts[0]
