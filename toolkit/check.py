@@ -126,6 +126,8 @@ class _Look:
         self.model, self.processor = open_model(bare, (None, None), seed)
         if self.recipe.adapter is not None:
             self.report.adapter = matches(self.model, self.recipe.adapter)
+            if any(fault.message.startswith("adapter.") for fault in self.report.faults):
+                return  # it would only be refused again, in other words
         adapted, _ = open_model(self.plugins, (self.model, self.processor), seed)
         if self.report.adapter == []:
             self.report.adapter = _by_default(adapted)

@@ -36,7 +36,16 @@ def loaded_by(statement: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], ["--version"], ["run", "--help"], ["tasks"], ["plugins", "--json"], ["eval", "--help"]],
+    [
+        [],
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["check", "--help"],
+        ["tasks"],
+        ["plugins", "--json"],
+        ["eval", "--help"],
+    ],
 )
 def test_commands_that_answer_at_once(arguments: list[str]) -> None:
     statement = f"from toolkit.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass"

@@ -200,3 +200,12 @@ def test_a_run_with_too_many_bad_clips_is_refused_at_once(whole: Recipe, tmp_pat
         run(whole.override(data={"max_bad_fraction": 0.2}), tmp_path / "out")
     assert "lasts 2.5 s, longer than the model's 2 s" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_of_the_adapter_is_told_once(whole: Recipe) -> None:
+    report = check(whole.override(adapter={"task_type": "CAUSAL_LM", "r": 4}, train={"learning_rat": 1}))
+    assert [fault.message.split(":")[0] for fault in report.faults] == [
+        "train.learning_rat",
+        "adapter.task_type",
+    ]
+    assert [one["matched"] for one in report.adapter or ()] == [1]
