@@ -46,6 +46,10 @@ class Recording:
     samples: int
     blocks: Iterator[Tensor]
 
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
 
 def name_of(source: Any) -> str:
     """What errors call a row's audio."""
@@ -91,13 +95,17 @@ def load(source: Any, rate: int, max_seconds: float, start: float = 0.0, end: fl
         DataError: cannot be read, holds no samples, or is too long.
     """
     with opened(source, start, end) as recording:
-        seconds = recording.samples / recording.rate
-        if seconds > max_seconds:
-            raise DataError(
-                f"{recording.name} lasts {seconds:.6g} s, longer than the model's {max_seconds:g} s",
-                hint="cut it into pieces, each with its text: rows with `start` and `end`, in seconds",
-            )
+        check_length(recording, max_seconds)
         return resampled(torch.cat(list(recording.blocks)), recording.rate, rate)
+
+
+def check_length(recording: Recording, max_seconds: float) -> None:
+    """Raise `DataError` if the recording is longer than `max_seconds`."""
+    if recording.seconds > max_seconds:
+        raise DataError(
+            f"{recording.name} lasts {recording.seconds:.6g} s, longer than the model's {max_seconds:g} s",
+            hint="cut it into pieces, each with its text: rows with `start` and `end`, in seconds",
+        )
 
 
 def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
