@@ -56,7 +56,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run that came to nothing has left."""
-        for place in (self.summary, self.metrics, self.quarantine):
+        for place in (self.summary, self.metrics, self.samples, self.quarantine):
             place.unlink(missing_ok=True)
 
     @contextmanager

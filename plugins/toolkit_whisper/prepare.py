@@ -28,16 +28,10 @@ class Prepare:
             DataError: the sound cannot be read or is longer than the window, or there is no usable text or language.
             RecipeError: no row says its language, nor do the settings.
         """
-        try:
-            language = language_of(row, self.tokenizer)
-            prompt = prompt_for(language, self.tokenizer)
-            labels = labels_of(row["text"], self.tokenizer, prompt)
-        except DataError as error:
-            raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
-        part = seconds(row, "start") or 0.0, seconds(row, "end")
+        language, prompt, labels = asked_and_answered(row, self.tokenizer)
         return {
             **row,
-            "audio": load(row["audio"], self.features.rate, self.features.seconds, *part),
+            "audio": load(row["audio"], self.features.rate, self.features.seconds, *part_of(row)),
             "window": self.features.samples,
             "language": language,
             "prompt": prompt,
@@ -45,12 +39,31 @@ class Prepare:
         }
 
 
-def seconds(row: Row, column: str) -> float | None:
-    """A time that a row states, as a number or as text; None where it states none.
+def asked_and_answered(row: Row, tokenizer: Any) -> tuple[str, list[int], list[int]]:
+    """A row's language, what the decoder is asked with, and what it shall answer.
 
     Raises:
-        DataError: it is no number of seconds.
+        DataError: there is no usable text or language; it names the row's audio.
+        RecipeError: no row says its language, nor do the settings.
     """
+    try:
+        language = language_of(row, tokenizer)
+        prompt = prompt_for(language, tokenizer)
+        return language, prompt, labels_of(row["text"], tokenizer, prompt)
+    except DataError as error:
+        raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
+
+
+def part_of(row: Row) -> tuple[float, float | None]:
+    """Where in its file a row starts and ends, in seconds; None is the end of the file.
+
+    Raises:
+        DataError: what it says is no number of seconds.
+    """
+    return _seconds(row, "start") or 0.0, _seconds(row, "end")
+
+
+def _seconds(row: Row, column: str) -> float | None:
     given = row.get(column)
     if given is None or given == "":
         return None

@@ -41,6 +41,8 @@ def test_samples_are_found_by_step_and_split_and_cut_back(tmp_path: Path) -> Non
     assert folder.sampled(0, "test") == [one, two]
     assert folder.sampled(10, "validation") == folder.sampled(0, "validation") == []
     assert folder.samples.read_text(encoding="utf-8").splitlines()[0] == line
+    folder.clear()
+    assert folder.sampled(0, "test") == []
 
 
 def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
