@@ -22,6 +22,7 @@ COMMANDS = {
     "resume": "go on with a run that was stopped",
     "eval": "measure a run's model",
     "predict": "use a run's model",
+    "export": "write a run's model to a folder of its own, merged if need be",
     "tasks": "list the installed tasks",
     "plugins": "list the installed plugins",
     "doctor": "show what is installed and whether it works",
