@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toolkit.checkpoint import read_json
 from toolkit.errors import CheckpointError
 from toolkit.recipe import ModelSpec
 
@@ -19,8 +21,10 @@ def base_model(spec: ModelSpec) -> dict[str, Any]:
 
     Returns:
         `name` (an absolute path or a hub id) and `revision`, with the `sha256` of a folder's weights or the hub's
-        `commit`; neither of them for random weights and for a model that is nowhere but in memory.
+        `commit`; neither of them for random weights and for a model that is nowhere but in memory. Where an adapter
+        is trained further, it is the model beneath it.
     """
+    spec = _beneath(spec)
     found: dict[str, Any] = {"name": spec.name, "revision": spec.revision}
     if spec.from_config:
         return found
@@ -37,7 +41,7 @@ def refuse_changed(spec: ModelSpec, recorded: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: it has other weights, or is gone.
     """
-    then = recorded.get("sha256")
+    spec, then = _beneath(spec), recorded.get("sha256")
     if then is None:
         return
     if not Path(spec.name).is_dir():
@@ -58,6 +62,15 @@ def as_begun(spec: ModelSpec, recorded: Mapping[str, Any]) -> str | None:
     """The revision to load: a hub model's commit at the time of the run, since its branches move."""
     same = recorded.get("name") == spec.name and not Path(spec.name).is_dir()
     return recorded.get("commit", spec.revision) if same else spec.revision
+
+
+def _beneath(spec: ModelSpec) -> ModelSpec:
+    """The base model of the adapter in a folder; any other model as it is."""
+    adapter = Path(spec.name, "adapter_config.json")
+    if not adapter.is_file() or Path(spec.name, "config.json").is_file():
+        return spec
+    its = read_json(adapter)
+    return replace(spec, name=its.get("base_model_name_or_path") or spec.name, revision=its.get("revision"))
 
 
 def _weights(spec: ModelSpec) -> str | None:

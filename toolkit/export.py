@@ -26,6 +26,10 @@ from toolkit.signals import Signals
 MOST_ROWS = 16
 TOLERANCE, TOLERANCE_FROM_QUANTIZED = 0.01, 0.05
 """How far a metric may move by merging: this much, and this share of it."""
+FROM_QUANTIZED = (
+    "the adapter was trained on quantized weights and does not fit the full-precision ones as well: "
+    "export it without --merge, or train without model.quantization"
+)
 NOTHING_TO_MERGE = "the run trained every weight: there is nothing to merge, its model is copied"
 
 
@@ -130,7 +134,9 @@ class _Merging:
         if unmerged is None:
             return None, f"the merged model was not compared with the unmerged one: {why_not}"
         measured = self._measured(splits, *merged)
-        self._refuse_if_changed(unmerged["metrics"], measured["metrics"], merged[1])
+        directions = Scores(self.plugins.metrics(merged[1])).higher_is_better()
+        quantized = self.plugins.recipe.model.quantization != "none"
+        refuse_if_changed(unmerged["metrics"], measured["metrics"], directions, quantized=quantized)
         values = {"unmerged": unmerged["metrics"], "merged": measured["metrics"]}
         return {"split": measured["split"], "rows": measured["rows"], **values}, None
 
@@ -147,10 +153,6 @@ class _Merging:
         shutil.copytree(self.files.model, folder, ignore=not_these, dirs_exist_ok=True)
         recipe, summary = self.plugins.recipe.without_secrets(), self.files.read_summary()
         write_card(folder, recipe, summary, self.files.read_environment(), merged=True)
-
-    @property
-    def _quantized(self) -> bool:
-        return self.plugins.recipe.model.quantization != "none"
 
     def _few_rows(self) -> tuple[dict[str, Any], str]:
         """The rows to compare on, by split, or none and the reason."""
@@ -171,27 +173,30 @@ class _Merging:
         assert split is not None
         return {"split": split, "metrics": execution.evaluate(split), "rows": execution.used(split)}
 
-    def _refuse_if_changed(
-        self, unmerged: Mapping[str, float], merged: Mapping[str, float], processor: Any
-    ) -> None:
-        higher_is_better = Scores(self.plugins.metrics(processor)).higher_is_better()
-        for name, before in unmerged.items():
-            change = merged[name] - before
-            if self._quantized and (change > 0) == higher_is_better[name]:
-                continue  # the full-precision base may be better than the quantized one
-            if _beyond(change, before, TOLERANCE_FROM_QUANTIZED if self._quantized else TOLERANCE):
-                raise CheckpointError(
-                    f"merging changes the model: {name} is {merged[name]:.4f} merged, {before:.4f} unmerged",
-                    hint=self._way_out(),
-                )
 
-    def _way_out(self) -> str:
-        if self._quantized:
-            return (
-                "the adapter was trained on quantized weights and does not fit the full-precision ones as well: "
-                "export it without --merge, or train without model.quantization"
+def refuse_if_changed(
+    unmerged: Mapping[str, float],
+    merged: Mapping[str, float],
+    higher_is_better: Mapping[str, bool],
+    *,
+    quantized: bool,
+) -> None:
+    """Compare the metrics of a model before and after merging.
+
+    Args:
+        quantized: the unmerged model's base was, so the merged one may be better, and need not be as close.
+    Raises:
+        CheckpointError: a metric has moved by more than the tolerance.
+    """
+    tolerance = TOLERANCE_FROM_QUANTIZED if quantized else TOLERANCE
+    for name, before in unmerged.items():
+        change = merged[name] - before
+        better = (change > 0) == higher_is_better[name]
+        if not (quantized and better) and _beyond(change, before, tolerance):
+            raise CheckpointError(
+                f"merging changes the model: {name} is {merged[name]:.4f} merged, {before:.4f} unmerged",
+                hint=FROM_QUANTIZED if quantized else "export it without --merge, as it was measured",
             )
-        return "export it without --merge: adapter and base model together are what was measured"
 
 
 def _beyond(change: float, before: float, tolerance: float) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from toolkit.adapters import adapt
@@ -13,7 +14,7 @@ from toolkit.base_model import as_begun
 from toolkit.data.columns import name_columns
 from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
-from toolkit.errors import DataError, ModelError
+from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.folder import RunFolder
 from toolkit.plugins import Plugins
 from toolkit.quantization import keep_unpacked
@@ -84,9 +85,19 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
     spec, begun = plugins.recipe.model, files.read_environment().get("base_model", {})
     changes = {"revision": as_begun(spec, begun), **({"quantization": None} if full_precision else {})}
     model, processor = plugins.with_recipe(plugins.recipe.override(model=changes)).model()()
+    if isinstance(model, PeftModel):  # of an adapter that was trained further, whose newer weights come now
+        model = model.unload()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what transformers renamed
-        return PeftModel.from_pretrained(model, files.model).eval(), processor
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # that of the unloaded one
+        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+        try:
+            return PeftModel.from_pretrained(model, files.model).eval(), processor
+        except (UserWarning, SafetensorError) as error:
+            raise CheckpointError(
+                f"the adapter in {files.model} is damaged or incomplete",
+                hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",
+            ) from error
 
 
 def open_saved(plugins: Plugins, folder: Path) -> tuple[Any, Any]:

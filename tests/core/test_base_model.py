@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.conftest import Install
@@ -44,6 +45,17 @@ def adapted(tiny_recipe: Recipe, in_tmp: Path) -> Recipe:
     return tiny_recipe.override(
         model="base", data={"source": "data", "validation_fraction": 0}, adapter=LORA, train=TRAIN
     )
+
+
+LOADER = ("LlamaForCausalLM.from_pretrained(recipe.model.name)", "load_model(recipe.model, LlamaForCausalLM)")
+
+
+@pytest.fixture
+def loads_anything(adapted: Recipe, install: Install) -> Recipe:
+    """The recipe with a plugin that loads by `toolkit.load_model`."""
+    source = tiny.PLUGIN.replace("toolkit import", "toolkit import load_model,").replace(*LOADER)
+    install("toolkit-any", plugins={"any": "toolkit_any"}, modules={"toolkit_any": source})
+    return adapted.override(plugins=["any"])
 
 
 # ---- what is written down ------------------------------------------------------------------------------------
@@ -124,6 +136,19 @@ def test_a_base_that_has_moved_can_be_named(adapted: Recipe) -> None:
     assert load_run("first").evaluate()["metrics"] == pytest.approx(result.summary["after"], rel=1e-5)
 
 
+@pytest.mark.parametrize("damage", ["cut off", "a weight is missing"])
+def test_a_damaged_adapter_is_refused(adapted: Recipe, damage: str) -> None:
+    run(adapted, "first")
+    path = Path("first/model/adapter_model.safetensors")
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-8])
+    else:
+        weights = load_file(path)
+        save_file(dict(list(weights.items())[1:]), path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="is damaged or incomplete"):
+        load_run("first").evaluate()
+
+
 def test_runs_that_recorded_nothing_still_load(adapted: Recipe) -> None:
     run(adapted, "first")
     facts = json.loads(Path("first/environment.json").read_text())
@@ -133,23 +158,38 @@ def test_runs_that_recorded_nothing_still_load(adapted: Recipe) -> None:
 
 
 def test_a_hub_model_is_loaded_as_it_was_though_its_branch_has_moved(
-    adapted: Recipe, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    loads_anything: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    source = tiny.PLUGIN.replace("toolkit import", "toolkit import load_model,").replace(
-        "LlamaForCausalLM.from_pretrained(recipe.model.name)", "load_model(recipe.model, LlamaForCausalLM)"
-    )
-    install("toolkit-hub", plugins={"hub": "toolkit_hub"}, modules={"toolkit_hub": source})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     repository = tmp_path / "cache" / "models--acme--tiny"
     (repository / "refs").mkdir(parents=True)
     for letter in "ab":
         save_model(repository / "snapshots" / (letter * 40), seed=ord(letter))
     (repository / "refs" / "main").write_text("a" * 40)
-    result = run(adapted.override(plugins=["hub"], model="acme/tiny"), "first")
+    result = run(loads_anything.override(model="acme/tiny"), "first")
     (repository / "refs" / "main").write_text("b" * 40)
     recorded = json.loads(Path("first/environment.json").read_text())["base_model"]
     assert recorded == {"name": "acme/tiny", "revision": None, "commit": "a" * 40}
     assert load_run("first").evaluate()["metrics"] == pytest.approx(result.summary["after"], rel=1e-5)
+
+
+def test_an_adapter_that_is_trained_further_has_the_base_it_had(loads_anything: Recipe) -> None:
+    run(loads_anything, "first")
+    second = run(
+        loads_anything.override(model="first/model", train={"learning_rate": 0.1, "max_steps": 12}), "second"
+    )
+    first, its = (
+        json.loads(Path(folder, "environment.json").read_text())["base_model"]
+        for folder in ("first", "second")
+    )
+    assert its == first
+    loaded = load_run("second")
+    assert loaded.evaluate()["metrics"] == pytest.approx(second.summary["after"], rel=1e-5)
+    assert second.summary["after"] != pytest.approx(second.summary["before"], rel=1e-3)
+    loaded.export("merged", merge=True)
+    save_model(Path("base"), seed=2)
+    with pytest.raises(CheckpointError, match="have changed"):
+        load_run("second")
 
 
 def test_the_commit_is_for_the_model_that_had_it() -> None:

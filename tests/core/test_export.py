@@ -17,6 +17,7 @@ from tests.core.test_base_model import adapted as adapted
 from toolkit import CheckpointError, Recipe, Run, load_run, run
 from toolkit.cli import main
 from toolkit.errors import Interrupted
+from toolkit.export import refuse_if_changed
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 
@@ -93,6 +94,36 @@ def test_one_document_with_json(finished: Run, capsys: pytest.CaptureFixture[str
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"folder", "merged", "compared", "note"}
     assert set(document["compared"]) == {"split", "rows", "unmerged", "merged"}
+
+
+BETTER_UP = {"accuracy": True, "loss": False, "bleu": True}
+
+
+@pytest.mark.parametrize(
+    ("unmerged", "merged", "quantized", "refused"),
+    [
+        ({"loss": 2.0}, {"loss": 2.02}, False, False),
+        ({"loss": 2.0}, {"loss": 2.04}, False, True),
+        ({"loss": 2.0}, {"loss": 1.96}, False, True),  # better for no reason
+        ({"loss": 2.0}, {"loss": 1.5}, True, False),  # the full-precision base is
+        ({"loss": 2.0}, {"loss": 2.1}, True, False),
+        ({"loss": 2.0}, {"loss": 2.2}, True, True),
+        ({"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.6, "loss": 1.0}, True, False),
+        ({"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.4, "loss": 1.0}, True, True),
+        ({"bleu": float("nan")}, {"bleu": float("nan")}, False, False),
+        ({"bleu": 0.3}, {"bleu": float("nan")}, False, True),
+        ({"bleu": 0.3}, {"bleu": float("nan")}, True, True),
+    ],
+)
+def test_how_far_a_metric_may_move(
+    unmerged: dict[str, float], merged: dict[str, float], quantized: bool, refused: bool
+) -> None:
+    if not refused:
+        refuse_if_changed(unmerged, merged, BETTER_UP, quantized=quantized)
+        return
+    with pytest.raises(CheckpointError, match=r"merging changes the model: .* merged, .* unmerged") as caught:
+        refuse_if_changed(unmerged, merged, BETTER_UP, quantized=quantized)
+    assert ("quantized" in str(caught.value.hint)) == quantized
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------
