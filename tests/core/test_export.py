@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from tests.core.test_base_model import adapted as adapted
+from tests.core.test_base_model import loads_anything as loads_anything
 from toolkit import CheckpointError, Recipe, Run, load_run, run
 from toolkit.cli import main
 from toolkit.errors import Interrupted
@@ -60,6 +61,20 @@ def test_merged_weights_say_what_base_and_adapter_say(finished: Run) -> None:
     card = Path("merged/README.md").read_text()
     assert "library_name: transformers" in card
     assert "merged" in card
+
+
+def test_an_adapter_of_a_4_bit_base_goes_into_the_full_precision_one(loads_anything: Recipe) -> None:
+    pytest.importorskip("bitsandbytes")
+    adapter = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    run(loads_anything.override(model={"quantization": "4bit"}, adapter=adapter), "first")
+    load_run("first").export("merged", merge=True)
+    assert "quantization_config" not in json.loads(Path("merged/config.json").read_text())
+    name = "model.layers.0.self_attn.q_proj"
+    trained = load_file("first/model/adapter_model.safetensors")
+    down, up = (trained[f"base_model.model.{name}.lora_{letter}.weight"] for letter in "AB")
+    expected = load_file("base/model.safetensors")[f"{name}.weight"] + 8 / 4 * up @ down
+    torch.testing.assert_close(load_file("merged/model.safetensors")[f"{name}.weight"], expected)
+    assert up.abs().max() > 0
 
 
 def test_merging_is_measured_on_few_rows(adapted: Recipe) -> None:
