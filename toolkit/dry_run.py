@@ -87,7 +87,7 @@ def carry_out(
         execution.trainer.save_model(str(files.model))
         device = execution.arguments.device.type
         execution.trainer.release_model()
-        again = Execution(plugins, files, few, *open_trained(plugins, files.model), signals, training=False)
+        again = Execution(plugins, files, few, *open_trained(plugins, files), signals, training=False)
         reloaded = again.evaluate("validation")
     return Outcome(device, clock.seconds, seconds / max(rows, 1), clock.peak_bytes, rows, metrics, reloaded)
 

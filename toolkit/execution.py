@@ -11,6 +11,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint
 from toolkit.arguments import training_arguments
+from toolkit.base_model import base_model, refuse_changed
 from toolkit.card import write_card
 from toolkit.data.fingerprint import fingerprint
 from toolkit.data.rows import PreparedRows, Quarantine
@@ -133,7 +134,7 @@ class Execution:
         seconds = time.monotonic() - self._started
         self.trainer.save_model(str(self.files.model))
         summary = self._summary("finished", before, self._after(), seconds)
-        write_card(self.files.model, self.recipe.without_secrets(), summary)
+        write_card(self.files.model, self.recipe.without_secrets(), summary, self.files.read_environment())
         self.files.write_summary({**summary, "artifacts": self.files.artifacts()})
         self.trainer.release_model()
 
@@ -142,18 +143,22 @@ class Execution:
         self.files.path.mkdir(parents=True, exist_ok=True)
         self.files.clear()
         self.recipe.without_secrets().dump(self.files.recipe)
-        facts = {**environment(), "data_fingerprint": fingerprint(self.splits)}
+        facts = {
+            **environment(),
+            "data_fingerprint": fingerprint(self.splits),
+            "base_model": base_model(self.recipe.model),
+        }
         checkpoint.write_json(self.files.environment, facts)
 
-    def check_same_data(self) -> None:
-        """Refuse to go on with other rows than the run began with.
+    def check_same_start(self) -> None:
+        """Refuse to go on with another base model or other rows than the run began with.
 
         Raises:
-            CheckpointError: the data has changed.
+            CheckpointError: the model or the data has changed.
         """
-        if not self.files.environment.exists():
-            return
-        if checkpoint.read_json(self.files.environment).get("data_fingerprint") != fingerprint(self.splits):
+        begun = self.files.read_environment()
+        refuse_changed(self.recipe.model, begun.get("base_model", {}))
+        if begun and begun.get("data_fingerprint") != fingerprint(self.splits):
             raise CheckpointError(
                 f"the data is not what the run in {self.files.path} began with",
                 hint="bring back the rows as they were, or start another run",

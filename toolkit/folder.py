@@ -96,6 +96,10 @@ class RunFolder:
         """The summary, or an empty one while there is none."""
         return read_json(self.summary) if self.summary.exists() else {}
 
+    def read_environment(self) -> dict[str, Any]:
+        """What the run began with, or nothing where that was not written down."""
+        return read_json(self.environment) if self.environment.exists() else {}
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.summary, finite(summary))
 
@@ -106,6 +110,11 @@ class RunFolder:
             "checkpoints": self.checkpoints, "model": self.model, "quarantine": self.quarantine,
         }  # fmt: skip
         return {name: str(place.relative_to(self.path)) for name, place in places.items() if place.exists()}
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the model is an adapter, which needs its base model."""
+        return (self.model / "adapter_config.json").is_file()
 
     # ---- lines that grow ---------------------------------------------------------------------------------
 

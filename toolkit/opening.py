@@ -6,13 +6,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from toolkit.adapters import adapt
+from toolkit.base_model import as_begun
 from toolkit.data.columns import name_columns
 from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
-from toolkit.errors import DataError, ModelError
+from toolkit.errors import CheckpointError, DataError, ModelError
+from toolkit.folder import RunFolder
 from toolkit.plugins import Plugins
 from toolkit.quantization import keep_unpacked
 
@@ -69,15 +72,36 @@ def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[A
     return model, processor
 
 
-def open_trained(plugins: Plugins, folder: Path) -> tuple[Any, Any]:
-    """The model that a run saved, for use, and its processor."""
-    if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
+def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = False) -> tuple[Any, Any]:
+    """The model that a run saved, for use, and its processor.
 
-        model, processor = plugins.model()()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers gives up
-            return PeftModel.from_pretrained(model, folder).eval(), processor
+    Args:
+        full_precision: with an adapter, not on a quantized base.
+    """
+    if not files.has_adapter:
+        return open_saved(plugins, files.model)
+    from peft import PeftModel
+
+    spec, begun = plugins.recipe.model, files.read_environment().get("base_model", {})
+    changes = {"revision": as_begun(spec, begun), **({"quantization": None} if full_precision else {})}
+    model, processor = plugins.with_recipe(plugins.recipe.override(model=changes)).model()()
+    if isinstance(model, PeftModel):  # of an adapter that was trained further, whose newer weights come now
+        model = model.unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what transformers renamed
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # that of the unloaded one
+        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+        try:
+            return PeftModel.from_pretrained(model, files.model).eval(), processor
+        except (UserWarning, SafetensorError) as error:
+            raise CheckpointError(
+                f"the adapter in {files.model} is damaged or incomplete",
+                hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",
+            ) from error
+
+
+def open_saved(plugins: Plugins, folder: Path) -> tuple[Any, Any]:
+    """The full weights in a folder, in place of the recipe's model, and their processor."""
     saved = {"name": str(folder), "revision": None, "quantization": None, "from_config": None}
     model, processor = plugins.with_recipe(plugins.recipe.override(model=saved)).model()()
     return model.eval(), processor

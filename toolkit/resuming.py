@@ -142,7 +142,7 @@ class ResumableTrainer(transformers.Trainer):
         }
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights, configuration and processor; unlike upstream no pickle of the arguments, which hold tokens."""
+        """Weights, configurations and processor; unlike upstream no pickle of the arguments, which hold tokens."""
         if not self.args.should_save:
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
@@ -154,6 +154,9 @@ class ResumableTrainer(transformers.Trainer):
         else:
             weights = state_dict or model.state_dict()
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        generation = getattr(model, "generation_config", None)
+        if generation is not None:  # PEFT saves an adapter without
+            generation.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

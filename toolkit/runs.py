@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, RecipeError
 from toolkit.folder import RunFolder
 from toolkit.notices import say
@@ -39,7 +40,7 @@ class Run:
     def _loaded(self) -> tuple[Any, Any]:
         from toolkit.opening import open_trained
 
-        return open_trained(self._plugins, self._files.model)
+        return open_trained(self._plugins, self._files)
 
     @property
     def model(self) -> Any:
@@ -89,6 +90,18 @@ class Run:
             metrics = execution.evaluate(split)
         execution.trainer.release_model()
         return {"split": split, "rows": execution.used(split), "metrics": metrics}
+
+    def export(self, to: str | Path, merge: bool = False) -> dict[str, Any]:
+        """Write the model to `to`, a new or empty folder; see `toolkit.export.export`.
+
+        Args:
+            merge: an adapter merged into its full-precision base model, for `transformers` without `peft`.
+        Raises:
+            CheckpointError: the run is not finished, the folder cannot be had, or merging changes the model.
+        """
+        from toolkit.export import export
+
+        return export(self._plugins, self._files, Path(to), merge=merge, data=self._data)
 
 
 def run(
@@ -141,7 +154,8 @@ def load_run(folder: str | Path) -> Run:
     """The run in a folder; its model is loaded when it is first used.
 
     Raises:
-        CheckpointError: the folder is no run, or holds no trained model yet.
+        CheckpointError: the folder is no run, holds no trained model yet, or the weights of the base model that its
+            adapter belongs to have changed since.
     """
     files = RunFolder.open(Path(folder))
     if not files.model.is_dir():
@@ -150,7 +164,10 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} holds no trained model yet: the run is {status}",
             hint=f"go on with it: toolkit resume {folder}",
         )
-    return Run(files, Plugins(files.read_recipe()))
+    recipe = files.read_recipe()
+    if files.has_adapter:
+        refuse_changed(recipe.model, files.read_environment().get("base_model", {}))
+    return Run(files, Plugins(recipe))
 
 
 def _carry_out(
@@ -170,7 +187,7 @@ def _carry_out(
         with files.removed_if_nothing_comes_of_it():
             execution = Execution(plugins, files, splits, *loaded, signals)
             if going_on:
-                execution.check_same_data()
+                execution.check_same_start()
             else:
                 execution.begin()
         result = functools.partial(Run, files, plugins, *loaded, data=data)

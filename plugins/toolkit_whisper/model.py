@@ -42,7 +42,18 @@ def load(spec: Any, settings: WhisperSettings) -> tuple[Any, Any]:
     set_prompt(processor.tokenizer, model, settings)
     # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
     unwrapped(model).get_encoder().embed_positions.requires_grad_(False)
+    set_generation(model, processor.tokenizer)
     return model, processor
+
+
+def set_generation(model: Any, tokenizer: Any) -> None:
+    """Have plain `generate` begin as `set_prompt` has it; it is saved with the model.
+
+    Without, a multilingual model guesses the language, and one that was tuned to translate transcribes.
+    """
+    settings = model.generation_config
+    if hasattr(settings, "lang_to_id"):
+        settings.language, settings.task = tokenizer.language, tokenizer.task
 
 
 def check_fit(config: Any, processor: Any) -> None:

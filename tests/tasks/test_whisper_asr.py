@@ -94,6 +94,40 @@ def test_plain_transformers_and_peft_say_the_same(finished: Path, capsys: pytest
     assert all(ours)
 
 
+MERGED = """
+import sys
+import soundfile
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+folder, *paths = sys.argv[1:]
+model = AutoModelForSpeechSeq2Seq.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
+for path in paths:
+    audio, rate = soundfile.read(path, dtype="float32")
+    features = processor(audio, sampling_rate=rate, return_tensors="pt").input_features
+    print(processor.batch_decode(model.generate(input_features=features), skip_special_tokens=True)[0].strip())
+assert not {"toolkit", "peft"} & set(sys.modules)
+"""
+
+
+def test_merged_it_says_the_same_without_peft(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(path) for path in sorted((SAMPLE / "data" / "test").glob("*.flac"))[:6]]
+    assert main(["predict", str(finished), *paths, "--json"]) == 0
+    ours = [one["output"] for one in json.loads(capsys.readouterr().out)["predictions"]]
+    folder = tmp_path / "merged"
+    assert main(["export", str(finished), "--to", str(folder), "--merge", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["compared"]
+    assert (compared["split"], compared["rows"]) == ("test", 16)
+    assert compared["merged"] == pytest.approx(compared["unmerged"], rel=1e-3)
+    command = [sys.executable, "-c", MERGED, str(folder), *paths]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert plain.stdout.splitlines() == ours
+    assert all(ours)
+
+
 def test_accumulation_changes_nothing(in_tmp: Path) -> None:
     """Eight rows at once, or two rows four times: the same loss and the same weights."""
     common = ["--set", "train.max_steps=3", "--set", "train.logging_steps=1", "--set", "eval.before=false"]

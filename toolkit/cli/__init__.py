@@ -23,6 +23,7 @@ COMMANDS = {
     "check": "find what is wrong with a recipe, its data and its model before it runs",
     "eval": "measure a run's model",
     "predict": "use a run's model",
+    "export": "write a run's model to a folder of its own, merged if need be",
     "tasks": "list the installed tasks",
     "plugins": "list the installed plugins",
     "doctor": "show what is installed and whether it works",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import toolkit_whisper
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -160,6 +161,26 @@ def test_a_multilingual_model_without_a_language_is_refused(
     assert "--set whisper.language=en, or add a column `language`" in str(caught.value.hint)
     with pytest.raises(DataError, match=r"clip\.wav: 'elvish' is no language of Whisper's"):
         prepare({**row, "language": "elvish"})
+
+
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+def test_plain_generate_asks_as_the_settings_say(
+    task: Any, multilingual: Any, saved: Any, clip: Clip, write: Write, tmp_path: Path
+) -> None:
+    """The nano model's texts differ by language and task."""
+    asked = recipe(WhisperSettings("de", task=task), model=saved(multilingual))
+    model, processor = toolkit_whisper.toolkit_model(asked)()
+    paths = [str(write(f"{seed}.wav", clip(2, seed))) for seed in range(3)]
+    texts = toolkit_whisper.toolkit_predict(asked, model.eval(), processor)(paths)
+    model.save_pretrained(tmp_path / "trained")
+    processor.save_pretrained(tmp_path / "trained")
+    plain = WhisperForConditionalGeneration.from_pretrained(tmp_path / "trained")
+    its = TheirProcessor.from_pretrained(tmp_path / "trained")
+    sounds = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    features = its(sounds, sampling_rate=16_000, return_tensors="pt").input_features
+    heard = its.batch_decode(plain.generate(input_features=features), skip_special_tokens=True)
+    assert [text.strip() for text in heard] == texts
+    assert len(set(texts)) > 1
 
 
 def test_a_processor_of_another_model_is_refused(english: Any) -> None:

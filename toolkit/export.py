@@ -1,0 +1,205 @@
+"""A run's model as a folder of its own: as the run saved it, or with the adapter merged into the base model."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from toolkit.card import write_card
+from toolkit.errors import CheckpointError, DataError, ModelError
+from toolkit.execution import Execution
+from toolkit.folder import RunFolder
+from toolkit.metrics import Scores
+from toolkit.models import quiet
+from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained
+from toolkit.plugins import Plugins
+from toolkit.signals import Signals
+
+MOST_ROWS = 16
+TOLERANCE, TOLERANCE_FROM_QUANTIZED = 0.01, 0.05
+"""How far a metric may move by merging: this much, and this share of it."""
+FROM_QUANTIZED = (
+    "the adapter was trained on quantized weights and does not fit the full-precision ones as well: "
+    "export it without --merge, or train without model.quantization"
+)
+NOTHING_TO_MERGE = "the run trained every weight: there is nothing to merge, its model is copied"
+
+
+def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: Any = None) -> dict[str, Any]:
+    """Write a finished run's model to a new or empty folder.
+
+    Args:
+        merge: one model without an adapter, measured beside the unmerged one on a few of the run's rows.
+        data: the run's rows where they were given in code.
+    Returns:
+        `folder`; `merged`; `compared`: `{"split", "rows", "unmerged", "merged"}` or None; `note`, what to know of it.
+    Raises:
+        CheckpointError: the run is not finished, the folder cannot be written to, or merging changes the model. Then
+            the folder is as it was.
+    """
+    _refuse_unfinished(files)
+    target = _new_place(files, to)
+    merges = merge and files.has_adapter
+    compared, note = None, NOTHING_TO_MERGE if merge and not merges else None
+    with Signals().listening() as signals, _made_whole(target) as folder:
+        if merges:
+            compared, note = _Merging(plugins, files, signals, data).into(folder)
+        else:
+            shutil.copytree(files.model, folder, dirs_exist_ok=True)
+    return {"folder": str(target), "merged": merges, "compared": compared, "note": note}
+
+
+# ---- the place -----------------------------------------------------------------------------------------------
+
+
+def _refuse_unfinished(files: RunFolder) -> None:
+    status = files.read_summary().get("status", "unfinished")
+    if status != "finished":
+        raise CheckpointError(
+            f"the run in {files.path} is {status}: there is no final model to export",
+            hint=f"go on with it: toolkit resume {files.path}",
+        )
+
+
+def _new_place(files: RunFolder, to: Path) -> Path:
+    target, own = to.expanduser().resolve(), files.path.resolve()
+    if target == own or own in target.parents:
+        raise CheckpointError(
+            f"{to} lies in the run's own folder {files.path}", hint="name a folder outside it with --to"
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(
+            f"{to} is there already and is no empty folder", hint="name another folder with --to"
+        )
+    return target
+
+
+@contextmanager
+def _made_whole(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` in the end; if anything fails, no trace of it stays."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    made = [parent for parent in partial.parents if not parent.exists()]
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            if parent.exists():
+                parent.rmdir()
+        if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno):
+            raise CheckpointError(
+                f"{target} cannot be written: {getattr(error, 'strerror', error)}",
+                hint="see to rights and room, or name another folder with --to",
+            ) from error
+        raise
+
+
+# ---- merging -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Merging:
+    """The adapter of a run and its base model in full precision, made one."""
+
+    plugins: Plugins
+    files: RunFolder
+    signals: Signals
+    data: Any
+
+    def into(self, folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+        """Save the merged model, its processor and card, load it again, and compare it with the unmerged one.
+
+        Returns:
+            What was compared, or None and why not.
+        """
+        if self.plugins.recipe.model.name == GIVEN_IN_CODE:
+            raise ModelError(
+                "the run's base model was given in code", hint="merge it there: run.model.merge_and_unload()"
+            )
+        splits, why_not = self._few_rows()
+        unmerged = self._measured(splits, *open_trained(self.plugins, self.files)) if splits else None
+        self.signals.poll()
+        self._save_merged(folder)
+        merged = open_saved(self.plugins, folder)
+        if unmerged is None:
+            return None, f"the merged model was not compared with the unmerged one: {why_not}"
+        measured = self._measured(splits, *merged)
+        directions = Scores(self.plugins.metrics(merged[1])).higher_is_better()
+        quantized = self.plugins.recipe.model.quantization != "none"
+        refuse_if_changed(unmerged["metrics"], measured["metrics"], directions, quantized=quantized)
+        values = {"unmerged": unmerged["metrics"], "merged": measured["metrics"]}
+        return {"split": measured["split"], "rows": measured["rows"], **values}, None
+
+    def _save_merged(self, folder: Path) -> None:
+        model, _ = open_trained(self.plugins, self.files, full_precision=True)
+        try:
+            with quiet():
+                model.merge_and_unload(safe_merge=True).save_pretrained(folder)
+        except ValueError as error:  # PEFT finds NaN in a weight
+            raise CheckpointError(
+                f"the adapter cannot be merged: {error}", hint="export it without --merge"
+            ) from error
+        not_these = shutil.ignore_patterns("README.md", "adapter_*")
+        shutil.copytree(self.files.model, folder, ignore=not_these, dirs_exist_ok=True)
+        recipe, summary = self.plugins.recipe.without_secrets(), self.files.read_summary()
+        write_card(folder, recipe, summary, self.files.read_environment(), merged=True)
+
+    def _few_rows(self) -> tuple[dict[str, Any], str]:
+        """The rows to compare on, by split, or none and the reason."""
+        limits = (MOST_ROWS, self.plugins.recipe.eval.max_samples or MOST_ROWS)
+        few = self.plugins.recipe.override(eval={"max_samples": min(limits)})
+        try:
+            splits = open_data(self.plugins.with_recipe(few), self.data)
+        except DataError as error:
+            return {}, error.message
+        measured = {name: rows for name, rows in splits.items() if name != "train"}
+        return measured, "the run has no test and no validation rows"
+
+    def _measured(self, splits: Any, model: Any, processor: Any) -> dict[str, Any]:
+        execution = Execution(
+            self.plugins, self.files, splits, model, processor, self.signals, training=False
+        )
+        split = execution.measured_split
+        assert split is not None
+        return {"split": split, "metrics": execution.evaluate(split), "rows": execution.used(split)}
+
+
+def refuse_if_changed(
+    unmerged: Mapping[str, float],
+    merged: Mapping[str, float],
+    higher_is_better: Mapping[str, bool],
+    *,
+    quantized: bool,
+) -> None:
+    """Compare the metrics of a model before and after merging.
+
+    Args:
+        quantized: the unmerged model's base was, so the merged one may be better, and need not be as close.
+    Raises:
+        CheckpointError: a metric has moved by more than the tolerance.
+    """
+    tolerance = TOLERANCE_FROM_QUANTIZED if quantized else TOLERANCE
+    for name, before in unmerged.items():
+        change = merged[name] - before
+        better = (change > 0) == higher_is_better[name]
+        if not (quantized and better) and _beyond(change, before, tolerance):
+            raise CheckpointError(
+                f"merging changes the model: {name} is {merged[name]:.4f} merged, {before:.4f} unmerged",
+                hint=FROM_QUANTIZED if quantized else "export it without --merge, as it was measured",
+            )
+
+
+def _beyond(change: float, before: float, tolerance: float) -> bool:
+    if math.isnan(change):
+        return not math.isnan(before)
+    return abs(change) > tolerance * (1 + abs(before))
