@@ -9,7 +9,7 @@ from toolkit import DataError, Row
 from toolkit_whisper.audio import check_length, name_of, opened
 from toolkit_whisper.features import FeatureSpec
 from toolkit_whisper.labels import START, labels_of, language_of, prompt_for
-from toolkit_whisper.prepare import seconds
+from toolkit_whisper.prepare import part_of
 
 
 class Inspect:
@@ -52,7 +52,7 @@ class Inspect:
 
     def _sound(self, row: Row, facts: dict[str, float | str]) -> None:
         facts["usable"] = "no: sound missing or unreadable"
-        with opened(row["audio"], seconds(row, "start") or 0.0, seconds(row, "end")) as recording:
+        with opened(row["audio"], *part_of(row)) as recording:
             if not recording.samples:
                 raise DataError(f"{recording.name} holds no samples")
             facts |= {"seconds": recording.seconds, "sampling rate": f"{recording.rate} Hz"}
