@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint
 from toolkit.arguments import training_arguments
@@ -64,9 +64,12 @@ class Execution:
             quiet = {"report_to": "none", "eval_strategy": "no", "load_best_model_at_end": False}
             return training_arguments({**train, **quiet}, self.files.path)
         self._check_splits()
-        derived = {}
-        if "metric_for_best_model" in train:
-            best, known = str(train["metric_for_best_model"]).removeprefix("eval_"), self._directions()
+        derived: dict[str, Any] = {}
+        if self.recipe.eval.early_stopping_patience is not None:
+            derived = {"metric_for_best_model": "loss", "load_best_model_at_end": True}
+        best = train.get("metric_for_best_model", derived.get("metric_for_best_model"))
+        if best is not None:
+            best, known = str(best).removeprefix("eval_"), self._directions()
             if best not in known:
                 raise RecipeError(
                     f"train.metric_for_best_model: no metric is named '{best}'",
@@ -86,6 +89,16 @@ class Execution:
                 f"train.eval_strategy: '{train['eval_strategy']}', but there are no validation rows",
                 hint="--set data.validation_fraction=0.1, or --set train.eval_strategy=no",
             )
+        patience = self.recipe.eval.early_stopping_patience
+        if patience is not None and patience < 1:
+            raise RecipeError(
+                f"eval.early_stopping_patience: {patience} evaluations", hint="1 or more, or null for none"
+            )
+        if patience is not None and train.get("eval_strategy", "no") == "no":
+            raise RecipeError(
+                "eval.early_stopping_patience: training is never evaluated",
+                hint="--set train.eval_strategy=epoch, or --set eval.early_stopping_patience=null",
+            )
         batch = train.get("per_device_train_batch_size", 8)
         if train.get("dataloader_drop_last") and len(self.splits["train"]) < batch:
             raise RecipeError(
@@ -97,6 +110,8 @@ class Execution:
         callbacks: list[TrainerCallback] = [self.signals, self.progress]
         if training:
             callbacks.append(_MetricsFile(self.files))
+            if (patience := self.recipe.eval.early_stopping_patience) is not None:
+                callbacks.append(_EarlyStopping(patience))
         trainer = Trainer(
             model=self.model,
             args=self.arguments,
@@ -276,6 +291,24 @@ class _MetricsFile(TrainerCallback):
         prefix = _prefix_of(logs)
         values = {name.removeprefix(prefix): value for name, value in logs.items()}
         self.files.add_metrics(state.global_step, _PREFIXES.get(prefix, "train"), without_timing(values))
+
+
+class _EarlyStopping(EarlyStoppingCallback):
+    """Upstream's, which also says that it ends training."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        name = args.metric_for_best_model.removeprefix("eval_")
+        if f"eval_{name}" not in metrics:  # of the rows that are measured before and after
+            return
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        if (
+            self.early_stopping_patience_counter == self.early_stopping_patience
+            and state.is_world_process_zero
+        ):
+            say(
+                f"stopped early, at step {state.global_step}: {name} was no better than {state.best_metric:.4g} of "
+                f"step {state.best_global_step} in {self.early_stopping_patience} evaluations"
+            )
 
 
 class _SamplesFile(TrainerCallback):

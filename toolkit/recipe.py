@@ -50,11 +50,14 @@ class EvalSpec:
     """What to measure: whether before training too, on how many rows at most, with which further metrics.
 
     `metrics`: of the library `evaluate`, by path, or where `model.trust_remote_code` allows it by name on the hub.
+    `early_stopping_patience`: training ends after so many evaluations in a row that were no better than the best
+    one, by `train.metric_for_best_model` (`loss` if it says nothing), and the best weights are kept.
     """
 
     before: bool = True
     max_samples: int | None = None
     metrics: list[str] = field(default_factory=list)
+    early_stopping_patience: int | None = None
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,43 @@ def test_early_stopping_counts_on(recipe: Recipe) -> None:
     assert same(weights(whole.folder), weights(again.folder))
 
 
+def test_early_stopping_as_a_setting(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the loss, unless told otherwise; the best weights are kept; it counts on over a resume."""
+    train = {
+        key: BEST[key]
+        for key in ("eval_strategy", "eval_steps", "save_steps", "num_train_epochs", "learning_rate")
+    }
+    recipe = recipe.override(train=train, eval={"early_stopping_patience": 2})
+    whole = run(recipe, "whole", data=SPLITS)
+    validation = {line["step"]: line["loss"] for line in lines(whole.folder) if line["split"] == "validation"}
+    best, last = min(validation, key=validation.__getitem__), max(validation)
+    assert last < 200, "it never stopped"
+    assert list(validation)[-3:] == [best, last - 2, last]
+    printed = capsys.readouterr().err
+    assert (
+        printed.count(f"early, at step {last}: loss was no better than {validation[best]:.4g} of step {best}")
+        == 1
+    )
+    assert whole.evaluate(SPLITS["validation"])["metrics"]["loss"] == pytest.approx(validation[best])
+    stopped_at(f"step {last - 1}", recipe, "stopped")
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert again.summary["train"]["steps"] == last
+    assert same(weights(whole.folder), weights(again.folder))
+
+
+@pytest.mark.parametrize(
+    ("patience", "strategy", "expected"),
+    [(0, "epoch", "eval.early_stopping_patience: 0 evaluations"),
+     (2, "no", "eval.early_stopping_patience: training is never evaluated")],
+)  # fmt: skip
+def test_early_stopping_that_cannot_be(recipe: Recipe, patience: int, strategy: str, expected: str) -> None:
+    recipe = recipe.override(train={"eval_strategy": strategy}, eval={"early_stopping_patience": patience})
+    with pytest.raises(RecipeError) as error:
+        run(recipe, "not_written", data=SPLITS)
+    assert error.value.message == expected
+    assert not Path("not_written").exists()
+
+
 def test_higher_accuracy_is_better_without_being_told(recipe: Recipe) -> None:
     result = run(
         recipe.override(train=BEST), "best", data={"train": SPLITS["train"], "validation": SPLITS["test"]}
