@@ -14,7 +14,7 @@ from toolkit.arguments import training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.card import write_card
 from toolkit.data.fingerprint import fingerprint
-from toolkit.data.rows import PreparedRows, Quarantine
+from toolkit.data.rows import BadRow, PreparedRows, Quarantine
 from toolkit.data.splits import Rows
 from toolkit.discovery import did_you_mean
 from toolkit.environment import environment
@@ -54,7 +54,7 @@ class Execution:
             {name: len(rows) for name, rows in splits.items()},
             self.recipe.data.max_bad_fraction,
             stop_at_first=self.recipe.data.on_error == "stop",
-            record=files.add_bad_row if training else lambda bad: None,
+            record=files.add_bad_row if training else _tell,
         )
         self.trainer = self._trainer(training)
 
@@ -277,6 +277,10 @@ class Execution:
                      "quarantined": len(self.quarantine.found)},
             "artifacts": self.files.artifacts(),
         }  # fmt: skip
+
+
+def _tell(bad: BadRow) -> None:
+    say(f"{bad.split} row {bad.row_id} is left out: {bad.reason}")
 
 
 class _MetricsFile(TrainerCallback):

@@ -60,26 +60,32 @@ class Run:
         self.model.eval()
         return self._plugins.predict(self.model, self.processor)([str(one) for one in given])
 
-    def evaluate(self, data: Any = None) -> dict[str, Any]:
+    def evaluate(self, data: Any = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Measure the model: on the run's own test (or validation) rows, or on `data`, a source or objects.
 
+        Args:
+            settings: changes to the recipe's `data`, `eval`, `train` and the plugins' sections, for this time.
+                `data.limit` is of the run's own data: other data counts in full unless a limit is set here.
         Returns:
             `{"split", "rows", "metrics"}`.
         Raises:
             DataError: the rows cannot be used.
+            RecipeError: the settings are wrong, or are of the model, which is what it is.
         """
         from toolkit.execution import Execution
         from toolkit.opening import open_data
         from toolkit.signals import Signals
 
-        plugins = self._plugins
+        recipe = self.recipe
+        if data is not None:
+            source = {"source": str(data)} if isinstance(data, str | Path) else {}
+            recipe = recipe.override(data={**source, "limit": None, "config": None})
+        plugins = self._plugins.with_recipe(_for_measuring(recipe, settings or {}).resolved())
+        plugins.check()
         if data is None:
             splits = open_data(plugins, self._data)
-        elif isinstance(data, str | Path):
-            plugins = plugins.with_recipe(self.recipe.override(data=str(data)).resolved())
-            splits = open_data(plugins, None, hold_out=False)
         else:
-            splits = open_data(plugins, data, hold_out=False)
+            splits = open_data(plugins, None if isinstance(data, str | Path) else data, hold_out=False)
         with Signals().listening() as signals:
             execution = Execution(plugins, self._files, splits, *self._loaded, signals, training=False)
             split = execution.measured_split
@@ -200,6 +206,16 @@ def _carry_out(
     finished = result()
     _observed(plugins.run_finished, finished)
     return finished
+
+
+def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    fixed = [key for key in ("name", "plugins", "model", "adapter", "cache", "sample") if key in settings]
+    if fixed:
+        raise RecipeError(
+            f"{fixed[0]}: cannot be changed for a model that is trained",
+            hint=f"what can be: data, eval, train, {', '.join(recipe.plugins)}",
+        )
+    return recipe.override(**settings)
 
 
 def _refuse_bad_rows(plugins: Plugins, splits: Any, processor: Any) -> None:

@@ -1,7 +1,7 @@
 """Measure a run's model, on the run's own test (or validation) rows or on other data.
 
 toolkit eval runs/first
-toolkit eval runs/first --data other_recordings/
+toolkit eval runs/first --data other_recordings/ --set data.max_bad_fraction=0.1
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import argparse
 from typing import Any
 
 from toolkit.cli.console import number, print_table
+from toolkit.cli.options import add_set_argument, settings_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_DIR", help="the run's folder")
     parser.add_argument("--data", metavar="D", help="a data folder, file or hub id instead of the run's")
+    add_set_argument(parser, "a key of the recipe's data, eval, train or a plugin's section, for this time")
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from toolkit.folder import finite
     from toolkit.runs import load_run
 
-    return finite(load_run(options.run).evaluate(options.data)), 0
+    return finite(load_run(options.run).evaluate(options.data, settings_from(options))), 0
 
 
 def show(document: dict[str, Any]) -> None:

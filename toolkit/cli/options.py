@@ -17,13 +17,34 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="NAME", help="an installed task; `toolkit tasks` lists them")
     parser.add_argument("--model", metavar="M", help="a model folder or hub id instead of the recipe's")
     parser.add_argument("--data", metavar="D", help="a data folder, file or hub id instead of the recipe's")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
-        help="any key of the recipe, such as --set train.learning_rate=1e-4; values are YAML",
-    )  # fmt: skip
+    add_set_argument(parser, "any key of the recipe, such as --set train.learning_rate=1e-4")
     parser.add_argument(
         "--plugin", metavar="NAME", action="append", default=[], help="a further plugin for this run"
     )
+
+
+def add_set_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help=f"{what}; values are YAML"
+    )  # fmt: skip
+
+
+def settings_from(options: argparse.Namespace) -> dict[str, Any]:
+    """All of `--set` as one mapping; the last word on a key counts."""
+    settings: dict[str, Any] = {}
+    for change in options.changes:
+        _lay_over(settings, _parsed(change))
+    return settings
+
+
+def _lay_over(settings: dict[str, Any], change: dict[str, Any]) -> None:
+    """Unlike `merged` it keeps None, which is yet to remove something."""
+    for key, value in change.items():
+        below = settings.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            _lay_over(below, value)
+        else:
+            settings[key] = value
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:

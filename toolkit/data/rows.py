@@ -151,7 +151,8 @@ class Quarantine:
             share = f"{self.max_bad_fraction:g}"
             raise DataError(
                 f"{bad} of {size} rows cannot be used, more than a share of {share}{reasons}",
-                hint="mend the rows (quarantine.jsonl lists them), or allow more: --set data.max_bad_fraction=0.1",
+                hint="mend the rows (a run lists them in quarantine.jsonl), or allow more: "
+                "--set data.max_bad_fraction=0.1",
             )
 
 

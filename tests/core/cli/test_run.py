@@ -79,6 +79,26 @@ def test_by_default_a_run_is_named_after_its_task_and_time(recipe_file: Path) ->
     assert folder.name.startswith("tiny-20")
 
 
+def test_eval_with_settings(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The limit is of the run's own rows; bad rows are named, and as many are allowed as is said."""
+    as_json(capsys, "run", str(recipe_file), "--output-dir", "first", "--set", "data.limit=8")
+    other = ["eval", "first", "--data", "data/train.jsonl"]
+    assert as_json(capsys, *other)["rows"] == 20
+    assert as_json(capsys, *other, "--set", "data.limit=5")["rows"] == 5
+    with Path("data/train.jsonl").open("a") as file:
+        file.write('{"text": 3}\n')
+    assert main(other) == 2
+    assert "1 of 21 rows cannot be used" in capsys.readouterr().err
+    assert main([*other, "--json", "--set", "data.max_bad_fraction=0.1"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rows"] == 20
+    assert "test row 20 is left out: " in printed.err
+    assert main([*other, "--set", "model.dtype=float64"]) == 2
+    assert "error: model: cannot be changed for a model that is trained" in capsys.readouterr().err
+    assert main([*other, "--set", "eval.max_sampels=4"]) == 2
+    assert "did you mean 'max_samples'?" in capsys.readouterr().err
+
+
 def test_eval_of_a_run_without_a_model(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("begun").mkdir()
     Recipe.load("tiny.yaml").dump("begun/recipe.yaml")
