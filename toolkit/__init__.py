@@ -6,10 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments as TrainingArguments
-
     from toolkit.adapters import LoraConfig as LoraConfig
     from toolkit.adapters import adapt as adapt
+    from toolkit.arguments import TrainingArguments as TrainingArguments
     from toolkit.errors import CheckpointError as CheckpointError
     from toolkit.errors import DataError as DataError
     from toolkit.errors import ModelError as ModelError
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 _HOME = {
     "LoraConfig": "toolkit.adapters",
     "adapt": "toolkit.adapters",
-    "TrainingArguments": "transformers",
+    "TrainingArguments": "toolkit.arguments",
     "CheckpointError": "toolkit.errors",
     "DataError": "toolkit.errors",
     "ModelError": "toolkit.errors",

@@ -1,13 +1,15 @@
-"""A recipe's `train` section as transformers' TrainingArguments."""
+"""Training arguments: transformers' own in every spelling, and those of a recipe's `train` section."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from pydantic import (
     ConfigDict,
     PydanticSchemaGenerationError,
@@ -15,9 +17,10 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from transformers import TrainingArguments
 
 from toolkit.errors import RecipeError
+from toolkit.notices import say_once
+from toolkit.spellings import modern
 from toolkit.structure import show, unknown_key
 
 # What a run decides for itself: its folder layout, what it shows, and that collators see every column.
@@ -30,6 +33,40 @@ _DEFAULTS = {
     "logging_steps": 10,
     "restore_callback_states_from_checkpoint": True,
 }
+
+
+@dataclass(init=False)
+class TrainingArguments(transformers.TrainingArguments):
+    """`transformers.TrainingArguments`, which also takes the names of older releases.
+
+    Attributes:
+        logging_dir: where TensorBoard's files go; by default `runs/` in `output_dir`.
+    """
+
+    logging_dir: str | None = None
+
+    def __init__(self, *args: Any, logging_dir: str | None = None, **values: Any) -> None:
+        """Raises RecipeError for an argument that exists no more, with what to use instead."""
+        self.logging_dir = logging_dir
+        super().__init__(*args, **_saved_when_evaluated(modern(values)))
+
+
+def _saved_when_evaluated(values: dict[str, Any]) -> dict[str, Any]:
+    """The best model can be loaded at the end only if each one that is evaluated is saved."""
+    evaluate = str(getattr(values.get("eval_strategy", "no"), "value", values.get("eval_strategy", "no")))
+    save = str(getattr(values.get("save_strategy", "steps"), "value", values.get("save_strategy", "steps")))
+    if (
+        not values.get("load_best_model_at_end")
+        or evaluate == save
+        or "no" in (evaluate, save)
+        or save == "best"
+    ):
+        return values
+    say_once(
+        f"save_strategy={save} follows eval_strategy={evaluate}, so that the best model can be loaded at the end"
+    )
+    steps = values.get("eval_steps") or values.get("logging_steps", 500)
+    return {**values, "save_strategy": evaluate, **({"save_steps": steps} if evaluate == "steps" else {})}
 
 
 def argument_faults(train: Mapping[str, Any]) -> list[RecipeError]:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sys
 
+_said: set[str] = set()
+
 
 def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def say_once(text: str) -> None:
+    """Say what this process has not said yet."""
+    if text not in _said:
+        _said.add(text)
+        say(text)
 
 
 def printable(text: str) -> str:

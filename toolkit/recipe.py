@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from toolkit import discovery
 from toolkit.errors import RecipeError, ToolkitError
+from toolkit.spellings import modern
 from toolkit.structure import build, plain, show, unknown_key
 from toolkit.yaml12 import read_yaml, write_yaml
 
@@ -108,7 +109,7 @@ class Recipe:
         given = {
             key: plain(value, key) for key, value in {"name": name, **values}.items() if value is not None
         }
-        faults: list[RecipeError] = []
+        faults = _modernise(given, "") + _modernise(given.get("sample"), "sample.")
         for key, kind in _SPECS.items():
             value = given.get(key, {})
             if key in _SHORTHAND and isinstance(value, str):
@@ -207,6 +208,8 @@ class Recipe:
         has no `revision` or `config` yet; the mapping of `columns` stays.
         """
         changes = {key: self._spelt_out(key, plain(value, key)) for key, value in changes.items()}
+        if faults := _modernise(changes, ""):
+            raise RecipeError.gather(faults)
         values = merged(self.as_dict(), changes)
         if self.sample is not None and "sample" not in changes:
             kept = {key: value for key, value in changes.items() if key not in _SHORTHAND}
@@ -333,6 +336,17 @@ def _key_faults(values: Mapping[str, Any], known: list[str], where: str) -> list
             place = key if where == "recipe" else f"{where}.{key}"
             faults.append(RecipeError(f"{place}: expected a mapping of settings, found {show(value)}"))
     return faults
+
+
+def _modernise(values: Any, where: str) -> list[RecipeError]:
+    """Spell the training arguments in a mapping of a recipe's keys as they are spelt today."""
+    if not isinstance(values, dict) or not isinstance(values.get("train"), Mapping):
+        return []
+    try:
+        values["train"] = modern(values["train"], f"{where}train.")
+    except RecipeError as error:
+        return [fault for fault in error.all if isinstance(fault, RecipeError)]
+    return []
 
 
 def _sample_faults(sample: Mapping[str, Any], plugins: list[str]) -> list[RecipeError]:

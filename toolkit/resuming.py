@@ -38,10 +38,16 @@ class ResumableTrainer(transformers.Trainer):
     # ---- resuming ------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As upstream; True resumes from the newest complete checkpoint, or starts where there is none at all."""
-        if resume_from_checkpoint is True:
+        """As upstream; True resumes from the newest complete checkpoint, or starts where there is none at all.
+
+        What is not said here is taken from the arguments' `resume_from_checkpoint`.
+        """
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
+        if str(resume_from_checkpoint).lower() == "true":
             resume_from_checkpoint = self._newest_checkpoint()
-        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
+        self._saved = None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _newest_checkpoint(self) -> str | None:

@@ -28,17 +28,17 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
+from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler
 from toolkit.metrics import Sample, Scores
 from toolkit.plugins import Plugins
-from toolkit.resuming import ResumableTrainer
 from toolkit.types import Batch, Loss, Scored
 
 _OUR_KEYS = ("num_targets", "row_id", "work", "bad_rows")
 
 
-class Trainer(ResumableTrainer):
+class Trainer(CompatibleTrainer):
     """`transformers.Trainer`, which with `plugins` trains and measures as they say.
 
     Without plugins it is used as transformers' own. With them, datasets are `PreparedRows`, the collator, loss and
