@@ -26,7 +26,7 @@ GONE = {
     "use_ipex": "leave it out: torch has what it did",
     "use_mps_device": "leave it out: the device that is there is used, unless use_cpu says otherwise",
 }
-_SAME_OPTIMIZER = {"adamw_hf": "adamw_torch"}
+_SAME_OPTIMIZER = {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}
 _JUST_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
