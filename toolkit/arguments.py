@@ -23,9 +23,11 @@ from toolkit.notices import say_once
 from toolkit.spellings import modern
 from toolkit.structure import show, unknown_key
 
-# What a run decides for itself: its folder layout, what it shows, and that collators see every column.
-_OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error"}
-_NOT_HERE = ("push_to_hub", "label_smoothing_factor", "bf16_full_eval", "fp16_full_eval")
+# What a run decides for itself: its folder layout, what it shows, that collators see every column, where it resumes,
+# and that its model folder is pushed, not its checkpoints.
+_OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error", "push_to_hub": False,
+         "resume_from_checkpoint": None}  # fmt: skip
+_NOT_HERE = ("label_smoothing_factor", "bf16_full_eval", "fp16_full_eval")
 _ORDERS = ("random", "sequential")
 _DEFAULTS = {
     "report_to": "none",

@@ -35,6 +35,8 @@ class CompatibleTrainer(ResumableTrainer):
             say_once("Trainer(tokenizer=...) is called processing_class today")
             kwargs["processing_class"] = tokenizer
         super().__init__(*args, **kwargs)
+        # Upstream sets it in `train`, without which `training_step` could not be called.
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         for name, adapted in (
             ("compute_loss", _loss_without_count),
             ("training_step", self._step_without_count),

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
-from toolkit import checkpoint
+from toolkit import checkpoint, hub
 from toolkit.arguments import training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.card import write_card
@@ -43,6 +43,7 @@ class Execution:
         self.splits = splits
         self._started = time.monotonic()
         self._resumed_step: int | None = None
+        self._repository: str | None = None
         self.arguments = self._arguments(training)
         prepare = plugins.prepare(processor)
         self.rows = {
@@ -152,6 +153,16 @@ class Execution:
         write_card(self.files.model, self.recipe.without_secrets(), summary, self.files.read_environment())
         self.files.write_summary({**summary, "artifacts": self.files.artifacts()})
         self.trainer.release_model()
+
+    def find_repository(self) -> None:
+        """Where `train.push_to_hub` is set, make sure that the hub will take the model."""
+        if self.recipe.train.get("push_to_hub"):
+            self._repository = hub.create(self.files.path.absolute().name, self.recipe.train)
+
+    def push(self) -> None:
+        """Upload the finished model to the repository, if there is one."""
+        if self._repository is not None:
+            say(f"pushed to {hub.push(self.files.model, self._repository, self.recipe.train)}")
 
     def begin(self) -> None:
         """Write what is known before the first step: the recipe and what it runs on."""

@@ -13,6 +13,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from toolkit import checkpoint
 from toolkit.errors import CheckpointError
+from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
 
 _ABSENT = object()
@@ -115,27 +116,36 @@ class ResumableTrainer(transformers.Trainer):
         folder = parent / f"{checkpoint.PREFIX}{self.state.global_step}"
         if self.args.should_save:
             checkpoint.clear(folder)
-        with self._no_rotation():
+        with self._without("save_total_limit", None), self._without("push_to_hub", False):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
             checkpoint.complete(folder)
+            if self.args.save_total_limit:
+                self._finish_current_push()  # of what may be removed now
             checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
         self._saved = now
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As upstream, but straight from the checkpoint, and without a pickle of the arguments."""
+        push_checkpoint(self, Path(checkpoint_folder))
+
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        with self._no_rotation():
+        with self._without("save_total_limit", None):
             return super()._finalize_training(*args, **kwargs)
 
     @contextlib.contextmanager
-    def _no_rotation(self) -> Iterator[None]:
-        """Upstream's rotation knows nothing of complete and damaged checkpoints; ours follows the manifest."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+    def _without(self, argument: str, value: Any) -> Iterator[None]:
+        """Keep upstream from rotating or pushing: its rotation knows nothing of complete and damaged checkpoints."""
+        asked = getattr(self.args, argument)
+        setattr(self.args, argument, value)
         try:
             yield
         finally:
-            self.args.save_total_limit = limit
+            setattr(self.args, argument, asked)
 
     def _running_loss(self) -> dict[str, Any]:
         """What upstream keeps in memory only: the loss since the last log line, the sum before it, and the like."""

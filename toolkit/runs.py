@@ -132,7 +132,7 @@ def run(
         Interrupted: a signal ended the run; what was trained is saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    output_dir = output_dir or recipe.train.get("output_dir")
+    output_dir, resume = output_dir or recipe.train.get("output_dir"), resume or _asks_to_resume(recipe)
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
     files = RunFolder(Path(output_dir or _new_name(recipe.name)).expanduser())
@@ -176,6 +176,16 @@ def load_run(folder: str | Path) -> Run:
     return Run(files, Plugins(recipe))
 
 
+def _asks_to_resume(recipe: Recipe) -> bool:
+    asked = recipe.train.get("resume_from_checkpoint", False)
+    if str(asked).lower() not in ("true", "false"):
+        raise RecipeError(
+            f"train.resume_from_checkpoint: {show(asked)}: a run goes on from a checkpoint in its own folder",
+            hint="toolkit resume RUN_DIR, or train.resume_from_checkpoint=true with --output-dir",
+        )
+    return str(asked).lower() == "true"
+
+
 def _carry_out(
     plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
 ) -> Run:
@@ -192,6 +202,7 @@ def _carry_out(
             _refuse_bad_rows(plugins, splits, loaded[1])
         with files.removed_if_nothing_comes_of_it():
             execution = Execution(plugins, files, splits, *loaded, signals)
+            execution.find_repository()
             if going_on:
                 execution.check_same_start()
             else:
@@ -203,6 +214,7 @@ def _carry_out(
             execution.fail(error)
             _observed(plugins.run_failed, result(), error)
             raise
+    execution.push()
     finished = result()
     _observed(plugins.run_finished, finished)
     return finished
