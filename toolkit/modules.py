@@ -68,7 +68,12 @@ def expand(model: nn.Module, config: Any) -> Any:
     names, idle_layers = _in_layers(names, config)
     faults += [*more, *choice.unsaved(saved), *idle_layers, *(_idle_patterns(config, names) if names else [])]
     if not names and not faults:
-        faults = [RecipeError("adapter: exclude_modules and modules_to_save leave no module to adapt")]
+        faults = [
+            RecipeError(
+                "adapter: exclude_modules and modules_to_save leave no module to adapt",
+                hint="name fewer modules there",
+            )
+        ]
     if faults:
         raise RecipeError.gather(faults)
     result = copy.copy(config)

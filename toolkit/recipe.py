@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 from toolkit import discovery
 from toolkit.errors import RecipeError, ToolkitError
 from toolkit.spellings import modern
-from toolkit.structure import build, plain, show, unknown_key
+from toolkit.structure import build, no_mapping, plain, show, unknown_key
 from toolkit.yaml12 import read_yaml, write_yaml
 
 S = TypeVar("S")
@@ -117,6 +117,11 @@ class Recipe:
             spec, found = build(kind, _without_none(value), key)
             object.__setattr__(self, key, spec)
             faults += found
+        faults += [
+            RecipeError(f"{key}.{name}: is empty", hint="name a folder, or one on the hub")
+            for key, name in _SHORTHAND.items()
+            if getattr(getattr(self, key), name, None) == ""
+        ]
         faults += self._set_plain_parts(given)
         object.__setattr__(self, "_settings", {})
         if faults:
@@ -163,7 +168,10 @@ class Recipe:
     @classmethod
     def _from_file(cls, path: Path, seen: tuple[Path, ...] = ()) -> Self:
         if path.resolve() in seen:
-            raise RecipeError(f"{path}: `extends` comes back to this file")
+            raise RecipeError(
+                f"{path}: `extends` comes back to this file",
+                hint="extend a task, or a file that does not extend this one",
+            )
         try:
             values = read_yaml(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +187,10 @@ class Recipe:
         if base is None:
             return cls(**{"name": path.stem, **values})
         if not isinstance(base, str):
-            raise RecipeError(f"{path}: extends: expected a task or a file, found {show(base)}")
+            raise RecipeError(
+                f"{path}: extends: expected a task or a file, found {show(base)}",
+                hint="for example `extends: whisper-asr`",
+            )
         if base.endswith((".yaml", ".yml")):
             return cls._from_file(path.parent / base, (*seen, path.resolve())).override(**values)
         return cls.load(base).override(**values)
@@ -255,16 +266,16 @@ class Recipe:
         return made.with_settings(self._settings if same else {})
 
     def validate(self) -> None:
-        """Check what needs the real classes, which are slow to import: `train`, `adapter` and `eval.metrics`.
+        """Check all values. `train`, `adapter` and `eval.metrics` need the real classes, which are slow to import.
 
         Raises:
-            RecipeError: unknown keys and values of the wrong type, all together.
+            RecipeError: unknown keys, values of the wrong type or out of range, all together.
         """
         from toolkit.adapters import configure
         from toolkit.arguments import argument_faults
         from toolkit.metrics import named_metrics
 
-        faults: list[ToolkitError] = [*argument_faults(self.train)]
+        faults: list[ToolkitError] = [*self._value_faults(), *argument_faults(self.train)]
         if self.adapter is not None and self.model.from_config:
             faults.append(
                 RecipeError(
@@ -283,6 +294,20 @@ class Recipe:
             faults += error.all
         if faults:
             raise RecipeError.gather(faults)
+
+    def _value_faults(self) -> list[RecipeError]:
+        """Values of the core's own settings that mean nothing."""
+        faults = []
+        if not 0 <= self.data.max_bad_fraction <= 1:
+            where = f"data.max_bad_fraction: expected from 0 to 1, found {self.data.max_bad_fraction:g}"
+            faults.append(RecipeError(where, hint="0.01 allows one bad row in a hundred"))
+        if not self.cache.max_gb >= 0:
+            where = f"cache.max_gb: expected at least 0, found {self.cache.max_gb:g}"
+            faults.append(RecipeError(where, hint="to do without, set cache.enabled: false"))
+        if self.model.revision is not None and Path(self.model.name).is_dir():
+            where = f"model.revision: '{self.model.revision}' has no meaning for the folder {self.model.name}"
+            faults.append(RecipeError(where, hint="it selects a version of a model on the hub; leave it out"))
+        return faults
 
     def without_secrets(self) -> Self:
         """The recipe as it may be written down and shared: less tokens."""
@@ -320,9 +345,14 @@ def _name_faults(name: Any) -> list[RecipeError]:
 
 def _plugin_faults(plugins: Any) -> list[RecipeError]:
     if not isinstance(plugins, list) or not all(isinstance(one, str) for one in plugins):
-        return [RecipeError(f"plugins: expected a list of names, found {show(plugins)}")]
+        return [
+            RecipeError(
+                f"plugins: expected a list of names, found {show(plugins)}",
+                hint="for example `plugins: [whisper]`",
+            )
+        ]
     if len(set(plugins)) < len(plugins):
-        return [RecipeError(f"plugins: a name stands twice in {show(plugins)}")]
+        return [RecipeError(f"plugins: a name stands twice in {show(plugins)}", hint="name each plugin once")]
     return []
 
 
@@ -334,7 +364,7 @@ def _key_faults(values: Mapping[str, Any], known: list[str], where: str) -> list
             faults.append(unknown_key(where, key, known))
         elif key not in ("name", "plugins", *_SPECS) and not isinstance(value, Mapping):
             place = key if where == "recipe" else f"{where}.{key}"
-            faults.append(RecipeError(f"{place}: expected a mapping of settings, found {show(value)}"))
+            faults.append(no_mapping(place, value))
     return faults
 
 
@@ -354,7 +384,12 @@ def _sample_faults(sample: Mapping[str, Any], plugins: list[str]) -> list[Recipe
     faults = _key_faults(sample, [*_SAMPLE_KEYS, *plugins], "sample")
     for key in _SHORTHAND:
         if not isinstance(sample.get(key, ""), str):
-            faults.append(RecipeError(f"sample.{key}: expected a name or a path, found {show(sample[key])}"))
+            faults.append(
+                RecipeError(
+                    f"sample.{key}: expected a name or a path, found {show(sample[key])}",
+                    hint="write it as text",
+                )
+            )
     for key in ("eval", "cache"):
         faults += build(_SPECS[key], sample.get(key, {}), f"sample.{key}")[1]
     return faults

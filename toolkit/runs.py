@@ -132,10 +132,12 @@ def run(
         Interrupted: a signal ended the run; what was trained is saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    output_dir = output_dir or recipe.train.get("output_dir")
+    output_dir = recipe.train.get("output_dir") if output_dir is None else output_dir
+    if output_dir is not None and not str(output_dir):
+        raise RecipeError("the name of the run's folder is empty", hint="leave --output-dir out, or name one")
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
-    files = RunFolder(Path(output_dir or _new_name(recipe.name)).expanduser())
+    files = RunFolder(_expanded(output_dir or _new_name(recipe.name)))
     going_on = resume and files.recipe.exists()
     if not going_on:
         files.refuse_unless_new()
@@ -186,7 +188,10 @@ def _carry_out(
     with Signals().listening() as signals:
         splits = open_data(plugins, data)
         if "train" not in splits:
-            raise DataError(f"the data has no train split (it has: {', '.join(splits)})")
+            raise DataError(
+                f"the data has no train split (it has: {', '.join(splits)})",
+                hint="training needs one: call a part of the data 'train'",
+            )
         loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
         if not going_on:
             _refuse_bad_rows(plugins, splits, loaded[1])
@@ -267,6 +272,13 @@ def _with_objects_named(recipe: Recipe, data: Any, model: Any) -> Recipe:
     if model is not None:
         recipe = recipe.override(model={"name": getattr(model, "name_or_path", "") or GIVEN_IN_CODE})
     return recipe
+
+
+def _expanded(place: str | Path) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise RecipeError(f"{place}: there is no such user", hint="write the path in full") from None
 
 
 def _new_name(task: str) -> str:

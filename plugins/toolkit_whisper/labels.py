@@ -115,7 +115,10 @@ def prompt_for(code: str, tokenizer: Any) -> list[int]:
     if language == tokenizer.unk_token_id and code == "he":
         language = ids("<|iw|>")
     if language == tokenizer.unk_token_id:
-        raise DataError(f"the model has no token <|{code}|>: it does not know this language")
+        raise DataError(
+            f"the model has no token <|{code}|>: it does not know this language",
+            hint="take a newer or larger model, or leave these rows out",
+        )
     return [ids(START), language, ids(f"<|{tokenizer.task}|>"), ids(NO_TIMESTAMPS)]
 
 
@@ -126,9 +129,9 @@ def labels_of(text: Any, tokenizer: Any, prompt: Sequence[int]) -> list[int]:
         DataError: no transcript, or more tokens than the decoder takes.
     """
     if not isinstance(text, str):
-        raise DataError(f"the transcript is no text: {text!r:.60}")
+        raise DataError(f"the transcript is no text: {text!r:.60}", hint=_TRANSCRIPT)
     if not text.strip():
-        raise DataError("the transcript is empty")
+        raise DataError("the transcript is empty", hint=_TRANSCRIPT)
     transcript: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     labels = [*prompt[1:], *transcript, tokenizer.eos_token_id]
     if len(labels) > tokenizer.model_max_length:
@@ -139,6 +142,7 @@ def labels_of(text: Any, tokenizer: Any, prompt: Sequence[int]) -> list[int]:
     return labels
 
 
+_TRANSCRIPT = "fill in what is said, or take the row out"
 _MULTILINGUAL = "choose a multilingual model, whose name does not end in .en"
 
 

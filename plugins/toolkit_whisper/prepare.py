@@ -72,5 +72,8 @@ def _seconds(row: Row, column: str) -> float | None:
     except (TypeError, ValueError):
         found = math.nan
     if not (math.isfinite(found) and found >= 0):
-        raise DataError(f"{name_of(row['audio'])}: {column}: expected seconds, found {given!r:.40}")
+        raise DataError(
+            f"{name_of(row['audio'])}: {column}: expected seconds, found {given!r:.40}",
+            hint="give a number such as 12.5; rename the column if it means something else",
+        )
     return found

@@ -80,7 +80,7 @@ def _named(options: argparse.Namespace) -> Recipe:
         tasks = ", ".join(task.name for task in installed("task"))
         what = "no task and no recipe file" if options.task is None else "both a task and a recipe file"
         raise RecipeError(f"{what} given", hint=f"give one: --task NAME (installed: {tasks}), or RECIPE.yaml")
-    return Recipe.load(options.task or options.recipe)
+    return Recipe.load(options.recipe if options.task is None else options.task)
 
 
 def _changes(options: argparse.Namespace, plugins: Sequence[str]) -> Iterator[dict[str, Any] | str]:

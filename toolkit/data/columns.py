@@ -132,7 +132,7 @@ def _missing(
         if column.name in mapping:
             given = mapping[column.name]
             message = f"data.columns.{column.name}: no column '{given}' in {where} {there}"
-            faults.append(RecipeError(message, hint=did_you_mean(given, present)))
+            faults.append(RecipeError(message, hint=did_you_mean(given, present) or "name one of them"))
         elif column.required:
             hint = f"say which it is: --set data.columns.{column.name}={free[0] if free else 'COLUMN'}"
             faults.append(DataError(f"no column for '{column.name}' in {where} {there}", hint=hint))

@@ -136,7 +136,7 @@ class JsonLines(Source):
             if file.read(1 << 16).removeprefix(_BOM).lstrip().startswith(b"["):
                 raise DataError(
                     f"{name}: holds a JSON list, not one JSON object a line",
-                    hint=f"rewrite it: jq -c '.[]' {path.name} > {path.stem}.jsonl",
+                    hint=f"rewrite it: jq -c '.[]' {path.name} > lines && mv lines {path.stem}.jsonl",
                 )
             starts, blanks = _line_starts(file)
         return cls(Records(path, name, starts, stamp), blanks)
@@ -260,7 +260,9 @@ def _opened(path: Path, name: str) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+        raise DataError(
+            f"{name}: cannot be read: {error.strerror}", hint="see to the file's rights"
+        ) from None
 
 
 def _stamp(file: BinaryIO) -> tuple[int, int]:
