@@ -179,6 +179,15 @@ def _tracker_faults(report_to: str | list[str]) -> list[RecipeError]:
     ]
 
 
+def refuse_fp16_on_cpu(arguments: TrainingArguments) -> None:
+    """Raise `RecipeError` where half precision is asked for and accelerate would silently go without."""
+    if arguments.fp16 and arguments.device.type == "cpu":
+        raise RecipeError(
+            "train.fp16: is for GPUs, the run is on the CPU",
+            hint="leave it out, or --set train.bf16=true",
+        )
+
+
 def _type_problem(kind: Any, value: Any) -> Any:
     """What pydantic finds wrong with a value, or None."""
     try:

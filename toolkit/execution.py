@@ -10,7 +10,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint
-from toolkit.arguments import training_arguments
+from toolkit.arguments import refuse_fp16_on_cpu, training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.card import write_card
 from toolkit.data.fingerprint import fingerprint
@@ -76,7 +76,9 @@ class Execution:
                     hint=did_you_mean(best, known) or f"the metrics are: {', '.join(known)}",
                 )
             derived["greater_is_better"] = known[best]
-        return training_arguments(train, self.files.checkpoints, **derived)
+        arguments = training_arguments(train, self.files.checkpoints, **derived)
+        refuse_fp16_on_cpu(arguments)
+        return arguments
 
     def _directions(self) -> dict[str, bool]:
         return Scores(self.plugins.metrics(self.processor)).higher_is_better()
@@ -168,8 +170,6 @@ class Execution:
 
     def begin(self) -> None:
         """Write what is known before the first step: the recipe and what it runs on."""
-        with self.files.can_be_written():
-            self.files.path.mkdir(parents=True, exist_ok=True)
         self.files.clear()
         self.recipe.without_secrets().dump(self.files.recipe)
         facts = {

@@ -71,6 +71,10 @@ class RunFolder:
         if not os.access(there, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
+    def make(self) -> None:
+        with self.can_be_written():
+            self.path.mkdir(parents=True, exist_ok=True)
+
     def came_to_nothing(self) -> bool:
         """Whether the folder's run failed before its first step, so that there is nothing in it to lose."""
         summary = self.read_summary() if self.summary.is_file() else {}

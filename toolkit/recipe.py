@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -132,7 +132,8 @@ class Recipe:
         name, plugins = given.get("name"), given.get("plugins", [])
         faults = _name_faults(name) + _plugin_faults(plugins)
         plugins = [one for one in plugins if isinstance(one, str)] if isinstance(plugins, list) else []
-        faults += _key_faults(given, [*_KEYS, *plugins], "recipe")
+        if not faults:  # else it is not known whose sections there may be
+            faults += _key_faults(given, [*_KEYS, *plugins], "recipe")
         if isinstance(sample := given.get("sample"), Mapping):
             faults += _sample_faults(_drop_none(sample), plugins)
         sections = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
@@ -153,9 +154,8 @@ class Recipe:
             RecipeError: the file is missing, is no YAML, or holds no recipe.
             PluginError: no such task, or its package cannot be loaded.
         """
-        path = Path(source)
-        if path.suffix.lower() in (".yaml", ".yml") or _is_file(path):
-            return cls._from_file(path)
+        if _names_a_file(source):
+            return cls._from_file(Path(source))
         task = discovery.find("task", str(source))
         loaded = task.load()
         recipe = loaded if isinstance(loaded, cls) else getattr(loaded, "recipe", None)
@@ -166,7 +166,34 @@ class Recipe:
         return recipe
 
     @classmethod
+    def load_what_is_right(cls, source: str | Path) -> tuple[Self, list[ToolkitError]]:
+        """What `load` gives, or where it would raise over settings, the recipe without these, and their faults.
+
+        Raises:
+            RecipeError: the file is missing, is no YAML, or extends what cannot be loaded.
+            PluginError: no such task, or its package cannot be loaded.
+        """
+        if not _names_a_file(source):
+            return cls.load(source), []
+        path = Path(source)
+        base, values = cls._read(path, ())
+        recipe = cls(path.stem) if base is None else base
+        faults: list[ToolkitError] = []
+        for change in _one_by_one(values):
+            try:
+                recipe = recipe.override(**change)
+            except RecipeError as error:
+                faults += error.all
+        return (recipe, faults) if faults else (cls.load(path), [])
+
+    @classmethod
     def _from_file(cls, path: Path, seen: tuple[Path, ...] = ()) -> Self:
+        base, values = cls._read(path, seen)
+        return cls(**{"name": path.stem, **values}) if base is None else base.override(**values)
+
+    @classmethod
+    def _read(cls, path: Path, seen: tuple[Path, ...]) -> tuple[Self | None, dict[str, Any]]:
+        """The recipe that a file extends, if it does, and what it says itself."""
         if path.resolve() in seen:
             raise RecipeError(
                 f"{path}: `extends` comes back to this file",
@@ -185,15 +212,15 @@ class Recipe:
             )
         base = values.pop("extends", None)
         if base is None:
-            return cls(**{"name": path.stem, **values})
+            return None, values
         if not isinstance(base, str):
             raise RecipeError(
                 f"{path}: extends: expected a task or a file, found {show(base)}",
                 hint="for example `extends: whisper-asr`",
             )
         if base.endswith((".yaml", ".yml")):
-            return cls._from_file(path.parent / base, (*seen, path.resolve())).override(**values)
-        return cls.load(base).override(**values)
+            return cls._from_file(path.parent / base, (*seen, path.resolve())), values
+        return cls.load(base), values
 
     def dump(self, path: str | Path) -> None:
         """Write the recipe as YAML that `load` reads back equal."""
@@ -441,7 +468,20 @@ def _drop_none(values: Any) -> Any:
     return {key: _drop_none(value) for key, value in values.items() if value is not None}
 
 
-def _is_file(path: Path) -> bool:
+def _one_by_one(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A recipe file as single changes; plugins come first, so that their sections are known."""
+    known = isinstance(values.get("plugins", []), list)
+    for key in sorted(values, key=lambda key: (key != "plugins", key == "sample")):
+        if key in _SPECS and isinstance(values[key], Mapping):
+            yield from ({key: {name: value}} for name, value in values[key].items())
+        elif known or key in _KEYS:
+            yield {key: values[key]}
+
+
+def _names_a_file(source: str | Path) -> bool:
+    path = Path(source)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return True
     try:
         return path.is_file()
     except OSError:  # a name too long for a file

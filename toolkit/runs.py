@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base_model import refuse_changed
-from toolkit.errors import CheckpointError, DataError, RecipeError
+from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
 from toolkit.folder import RunFolder
 from toolkit.notices import say
 from toolkit.plugins import Plugins
@@ -141,14 +141,13 @@ def run(
     going_on = resume and files.recipe.exists()
     if not going_on:
         files.refuse_unless_new()
-    plugins = Plugins(_with_objects_named(recipe, data, model).resolved())
+    resolved = _with_objects_named(recipe, data, model).resolved()
     if going_on:
-        _refuse_another_recipe(files, plugins.recipe)
-    plugins.check()
+        _refuse_another_recipe(files, resolved)
+    plugins = _plugins_of(resolved)
     if going_on and files.read_summary().get("status") == "finished":
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
-    plugins.recipe.validate()
     return _carry_out(plugins, files, data, (model, processor), going_on)
 
 
@@ -178,6 +177,24 @@ def load_run(folder: str | Path) -> Run:
     return Run(files, Plugins(recipe))
 
 
+def _plugins_of(recipe: Recipe) -> Plugins:
+    """The recipe's plugins, once it and they find nothing wrong with it; all faults come together."""
+    faults: list[ToolkitError] = []
+    plugins = None
+    try:
+        plugins = Plugins(recipe)
+        plugins.check()
+    except ToolkitError as error:
+        faults += error.all
+    try:
+        recipe.validate()
+    except ToolkitError as error:
+        faults += error.all
+    if plugins is None or faults:
+        raise type(faults[0]).gather(faults)
+    return plugins
+
+
 def _carry_out(
     plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
 ) -> Run:
@@ -196,6 +213,7 @@ def _carry_out(
         if not going_on:
             _refuse_bad_rows(plugins, splits, loaded[1])
         with files.removed_if_nothing_comes_of_it():
+            files.make()
             execution = Execution(plugins, files, splits, *loaded, signals)
             if going_on:
                 execution.check_same_start()
