@@ -104,6 +104,21 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]] | None:
 
 
 @hookspec
+def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
+    """Set up a model and a processor that were given in code as `toolkit_model` sets up those that it loads.
+
+    When: once such a run begins, before the adapter; `processor` is None where just a model was given.
+    Errors: `ModelError` where they do not belong together, `RecipeError` where they cannot do what the settings say.
+
+        @hookimpl
+        def toolkit_given(recipe, model, processor):
+            if processor is None:
+                raise ModelError("the model was given without its processor", hint="give it too: processor=...")
+            processor.size = recipe.settings(VitSettings).size
+    """
+
+
+@hookspec
 def toolkit_adapt(recipe: Recipe) -> Callable[[Any], Any] | None:
     """Build: `(model) -> model`, with what shall not be trained frozen.
 

@@ -65,6 +65,8 @@ def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[A
         model, processor = loaded, processor if processor is not None else own_processor
     else:
         keep_unpacked(model)
+    if any(one is not None for one in objects):
+        plugins.given(model, processor)
     adapter = plugins.recipe.adapter
     if adapter is not None and not getattr(model, "peft_config", None):
         own = plugins.adapt()

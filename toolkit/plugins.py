@@ -173,6 +173,9 @@ class Plugins:
     def model(self) -> Callable[[], tuple[Any, Any]]:
         return self._required("toolkit_model", "loads a model", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def given(self, model: Any, processor: Any) -> None:
+        self._tell("toolkit_given", recipe=self.recipe, model=model, processor=processor)
+
     def adapt(self) -> Callable[[Any], Any] | None:
         return self._one("toolkit_adapt", recipe=self.recipe)  # type: ignore[no-any-return]
 

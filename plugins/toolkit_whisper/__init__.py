@@ -43,6 +43,13 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
 
 
 @hookimpl
+def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
+    from toolkit_whisper.model import fit_given
+
+    fit_given(model, processor, recipe.settings(WhisperSettings))
+
+
+@hookimpl
 def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
     from toolkit_whisper.inspect_ import Inspect
 

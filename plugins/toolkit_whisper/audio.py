@@ -168,7 +168,11 @@ def _blocks(name: str, file: Any, part: range) -> Iterator[Tensor]:
     except soundfile.LibsndfileError as error:
         raise DataError(f"{name} breaks off{_reason(error)}", hint=_RECORD) from None
     if not samples:
-        raise DataError(f"{name} holds no samples", hint=_RECORD)
+        raise no_samples(name)
+
+
+def no_samples(name: str) -> DataError:
+    return DataError(f"{name} holds no samples", hint=_RECORD)
 
 
 def _reason(error: Exception) -> str:
