@@ -20,7 +20,7 @@ from toolkit.recipe import ModelSpec
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
-_AGAIN = "copy or download the model again"
+_AGAIN = "copy or download it again"
 _log = logging.getLogger(__name__)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit import discovery
+from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError, ToolkitError
 from toolkit.spellings import modern
 from toolkit.structure import build, no_mapping, plain, show, unknown_key
@@ -130,16 +131,20 @@ class Recipe:
     def _set_plain_parts(self, given: Mapping[str, Any]) -> list[RecipeError]:
         """Everything that is no spec: names, mappings passed on as they are, and the plugins' sections."""
         name, plugins = given.get("name"), given.get("plugins", [])
-        faults = _name_faults(name) + _plugin_faults(plugins)
+        plugin_faults = _plugin_faults(plugins)
         plugins = [one for one in plugins if isinstance(one, str)] if isinstance(plugins, list) else []
-        if not faults:  # else it is not known whose sections there may be
-            faults += _key_faults(given, [*_KEYS, *plugins], "recipe")
+        sections = [key for key in given if plugin_faults and _may_be_a_section(key)]
+        faults = [
+            *_name_faults(name),
+            *plugin_faults,
+            *_key_faults(given, [*_KEYS, *plugins, *sections], "recipe"),
+        ]
         if isinstance(sample := given.get("sample"), Mapping):
             faults += _sample_faults(_drop_none(sample), plugins)
-        sections = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
+        own = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "plugins", tuple(plugins))
-        object.__setattr__(self, "sections", sections)
+        object.__setattr__(self, "sections", own)
         for key in ("adapter", "train", "sample"):
             object.__setattr__(self, key, _drop_none(given.get(key, {} if key == "train" else None)))
         return faults
@@ -383,6 +388,11 @@ def _plugin_faults(plugins: Any) -> list[RecipeError]:
     return []
 
 
+def _may_be_a_section(key: str) -> bool:
+    """Whether a key, where the plugins are not known, is more likely a plugin's than a misspelt one of the core's."""
+    return key not in _KEYS and did_you_mean(key, _KEYS) is None
+
+
 def _key_faults(values: Mapping[str, Any], known: list[str], where: str) -> list[RecipeError]:
     """Keys that are none of `known`, and settings that are passed on but are no mapping."""
     faults = []
@@ -474,7 +484,7 @@ def _one_by_one(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key in sorted(values, key=lambda key: (key != "plugins", key == "sample")):
         if key in _SPECS and isinstance(values[key], Mapping):
             yield from ({key: {name: value}} for name, value in values[key].items())
-        elif known or key in _KEYS:
+        elif known or not _may_be_a_section(key):
             yield {key: values[key]}
 
 
