@@ -63,6 +63,7 @@ def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
 
     When: once the data source is open, before any row is read. The core renames what it recognises or what
     `data.columns` maps, keeps the other columns, and refuses data without a required one, saying which there are.
+    The rows that a column with `holds_rows` lists come in place of the one they are in.
 
         @hookimpl
         def toolkit_columns(recipe):

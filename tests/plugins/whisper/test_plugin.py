@@ -49,7 +49,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 
 def test_columns_are_recognised_by_their_usual_names() -> None:
-    audio, text, language, start, end = toolkit_whisper.toolkit_columns()
+    audio, text, language, start, end, segments = toolkit_whisper.toolkit_columns()
     assert (audio.name, text.name) == ("audio", "text")
     assert "file_name" in audio.usual
     assert "transcription" in text.usual
@@ -60,6 +60,7 @@ def test_columns_are_recognised_by_their_usual_names() -> None:
         ("start", (), False),
         ("end", (), False),
     ]
+    assert (segments.name, segments.required, segments.holds_rows) == ("segments", False, True)
 
 
 def test_faults_that_are_known_before_the_model_is() -> None:
