@@ -20,7 +20,7 @@ from torch import nn
 from toolkit.discovery import did_you_mean
 from toolkit.errors import ModelError, RecipeError
 from toolkit.modules import SELECTION, expand, expression_faults, glob
-from toolkit.structure import plain, show, unknown_key
+from toolkit.structure import no_mapping, plain, show, unknown_key, wrong_value
 
 _KINDS = ("lora",)
 _STARTS = ("gaussian", "olora", "orthogonal", "pissa", "pissa_niter_N", "mica", "loftq")
@@ -67,7 +67,7 @@ def adapt(model: nn.Module, adapter: Mapping[str, Any] | peft.PeftConfig) -> Any
             warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what transformers renamed
             adapted: Any = peft.get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise RecipeError(f"adapter: {error}") from error
+        raise RecipeError(f"adapter: {error}", hint="see peft.LoraConfig") from error
     # PEFT may have shortened the list to a set, whose order differs from process to process in what is saved.
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
@@ -90,7 +90,7 @@ def configure(adapter: Mapping[str, Any]) -> peft.LoraConfig:
         RecipeError: every unknown key and every value of the wrong type or out of range, together.
     """
     if not isinstance(adapter, Mapping):
-        raise RecipeError(f"adapter: expected a mapping of settings, found {show(adapter)}")
+        raise no_mapping("adapter", adapter)
     values = {key: value for key, value in plain(adapter, "adapter").items() if value is not None}
     kind = values.pop("kind", "lora")
     if kind not in _KINDS:
@@ -105,7 +105,7 @@ def configure(adapter: Mapping[str, Any]) -> peft.LoraConfig:
     try:
         config = peft.LoraConfig(**values)
     except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"adapter: {error}") from error
+        raise RecipeError(f"adapter: {error}", hint="see peft.LoraConfig") from error
     for key, value in selection.items():
         setattr(config, key, value)
     return config
@@ -135,7 +135,12 @@ def _field_faults(values: Mapping[str, Any]) -> list[RecipeError]:
         elif key in names:
             faults += _type_faults(key, value, kinds[key]) or _value_faults(key, value)
     if "layers_pattern" in values and "layers_to_transform" not in values:
-        faults.append(RecipeError("adapter.layers_pattern: needs layers_to_transform beside it"))
+        faults.append(
+            RecipeError(
+                "adapter.layers_pattern: needs layers_to_transform beside it",
+                hint="add it, or leave layers_pattern out",
+            )
+        )
     return faults
 
 
@@ -143,8 +148,7 @@ def _type_faults(key: str, value: Any, kind: Any) -> list[RecipeError]:
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        return [RecipeError(f"adapter.{key}: {message[0].lower()}{message[1:]}, found {show(value)}")]
+        return [wrong_value(f"adapter.{key}", error.errors()[0], value)]
     return []
 
 
@@ -152,13 +156,26 @@ def _value_faults(key: str, value: Any) -> list[RecipeError]:
     """Numbers out of range, and text that is no regular expression where PEFT reads it as one."""
     where = f"adapter.{key}"
     if key == "lora_dropout" and not 0 <= value < 1:
-        return [RecipeError(f"{where}: must be at least 0 and below 1, found {value}")]
+        return [
+            RecipeError(
+                f"{where}: must be at least 0 and below 1, found {value}",
+                hint="0.05 is usual, 0 drops nothing",
+            )
+        ]
     if key in ("r", "lora_alpha"):
-        return [] if value >= 1 else [RecipeError(f"{where}: must be at least 1, found {value}")]
+        return (
+            []
+            if value >= 1
+            else [RecipeError(f"{where}: must be at least 1, found {value}", hint="8 to 64 is usual")]
+        )
     if key in ("rank_pattern", "alpha_pattern"):
         wrong = [number for number in value.values() if type(number) is not int or number < 1]
         faults = [
-            RecipeError(f"{where}: must be a whole number of at least 1, found {show(one)}") for one in wrong
+            RecipeError(
+                f"{where}: must be a whole number of at least 1, found {show(one)}",
+                hint="for example {q_proj: 8}",
+            )
+            for one in wrong
         ]
         return faults + expression_faults(key, value)
     if key in ("modules_to_save", "layers_pattern"):

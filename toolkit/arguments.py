@@ -21,13 +21,30 @@ from pydantic import (
 from toolkit.errors import RecipeError
 from toolkit.notices import say_once
 from toolkit.spellings import modern
-from toolkit.structure import show, unknown_key
+from toolkit.structure import show, unknown_key, wrong_value
 
 # What a run decides for itself: its folder layout, what it shows, that collators see every column, where it resumes,
 # and that its model folder is pushed, not its checkpoints.
 _OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error", "push_to_hub": False,
          "resume_from_checkpoint": None}  # fmt: skip
 _NOT_HERE = ("label_smoothing_factor", "bf16_full_eval", "fp16_full_eval")
+_AT_LEAST_ONE = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "save_total_limit",
+)
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "adam_epsilon",
+    "max_grad_norm",
+    "dataloader_num_workers",
+    "seed",
+    "data_seed",
+)
+_ABOVE_ZERO = ("eval_steps", "save_steps", "logging_steps")
+_MOST_SEED = 2**32 - 1
 _ORDERS = ("random", "sequential")
 _DEFAULTS = {
     "report_to": "none",
@@ -72,7 +89,7 @@ def _saved_when_evaluated(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def argument_faults(train: Mapping[str, Any]) -> list[RecipeError]:
-    """Keys that are no field of TrainingArguments, and values of another type than the field's."""
+    """Keys that are no field of TrainingArguments, values of another type than the field's, and some out of range."""
     types = typing.get_type_hints(TrainingArguments)
     names = list(TrainingArguments.__dataclass_fields__)
     faults = []
@@ -80,8 +97,10 @@ def argument_faults(train: Mapping[str, Any]) -> list[RecipeError]:
         if key not in names:
             faults.append(unknown_key(f"train.{key}", key, names))
         elif (problem := _type_problem(types[key], value)) is not None:
-            faults.append(RecipeError(f"train.{key}: {problem}, found {show(value)}"))
-    return faults
+            faults.append(wrong_value(f"train.{key}", problem, value))
+        else:
+            faults += _range_faults(key, value)
+    return faults + _length_faults(train)
 
 
 def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: Any) -> TrainingArguments:
@@ -109,12 +128,74 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
         raise RecipeError(f"train: {error}", hint="see transformers.TrainingArguments") from error
 
 
-def _type_problem(kind: Any, value: Any) -> str | None:
+def _range_faults(key: str, value: Any) -> list[RecipeError]:
+    """What upstream lets pass, to fail in the middle of a run or to do nothing."""
+    if value is None:
+        return []
+    if key == "report_to":
+        return _tracker_faults(value)
+    expected = None
+    if key in _AT_LEAST_ONE and value < 1:
+        expected = "at least 1"
+    elif key in _NOT_NEGATIVE and not value >= 0:
+        expected = "at least 0"
+    elif key in _ABOVE_ZERO and not value > 0:
+        expected = "more than 0"
+    elif key in ("seed", "data_seed") and value > _MOST_SEED:
+        expected = f"at most {_MOST_SEED}"
+    elif key in ("adam_beta1", "adam_beta2") and not 0 <= value < 1:
+        expected = "at least 0 and below 1"
+    return [_out_of_range(key, expected, value)] if expected else []
+
+
+def _out_of_range(
+    key: str, expected: str, value: Any, hint: str = "leave it out for the default"
+) -> RecipeError:
+    return RecipeError(f"train.{key}: must be {expected}, found {show(value)}", hint)
+
+
+def _length_faults(train: Mapping[str, Any]) -> list[RecipeError]:
+    """A run of no steps, which would save an untrained model."""
+    steps, epochs = train.get("max_steps", -1), train.get("num_train_epochs", 3)
+    if isinstance(steps, int) and (steps == 0 or steps < -1):
+        return [_out_of_range("max_steps", "at least 1", steps, "leave it out to train whole epochs")]
+    if steps == -1 and isinstance(epochs, int | float) and not epochs > 0:
+        return [
+            _out_of_range("num_train_epochs", "more than 0", epochs, "a part of an epoch is a fraction: 0.1")
+        ]
+    return []
+
+
+def _tracker_faults(report_to: str | list[str]) -> list[RecipeError]:
+    from transformers.integrations import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    wanted = [report_to] if isinstance(report_to, str) else report_to
+    return [
+        RecipeError(
+            f"train.report_to: no tracker named '{name}' is installed (installed: {', '.join(there) or 'none'})",
+            hint=f"pip install {name}, if that is its name, or leave it out",
+        )
+        for name in wanted
+        if name not in (*there, "all", "none", "flyte")
+    ]
+
+
+def refuse_fp16_on_cpu(arguments: TrainingArguments) -> None:
+    """Raise `RecipeError` where half precision is asked for and accelerate would silently go without."""
+    if arguments.fp16 and arguments.device.type == "cpu":
+        raise RecipeError(
+            "train.fp16: is for GPUs, the run is on the CPU",
+            hint="leave it out, or --set train.bf16=true",
+        )
+
+
+def _type_problem(kind: Any, value: Any) -> Any:
+    """What pydantic finds wrong with a value, or None."""
     try:
         TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
     except ValidationError as error:
-        message: str = error.errors()[0]["msg"]
-        return message[0].lower() + message[1:]
+        return error.errors()[0]
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
     return None

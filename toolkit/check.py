@@ -159,10 +159,7 @@ class _Look:
 
     def _forecast(self, folder: Path) -> None:
         files = RunFolder(folder)
-        try:
-            execution = Execution(self.plugins, files, self.splits, self.model, self.processor, Signals())
-        except ValueError as error:  # what transformers.Trainer refuses
-            raise ModelError(f"the model cannot be trained as the recipe says: {error}") from error
+        execution = Execution(self.plugins, files, self.splits, self.model, self.processor, Signals())
         self.report.steps = steps(execution.trainer)
         self.report.memory = memory(self.model, execution.arguments.optim.value)
 

@@ -91,11 +91,21 @@ def write_json(path: Path, data: Any) -> None:
     partial.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping that a file of a run holds.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no mapping")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", hint="bring it back from a copy, or start another run"
+        ) from None
+    return content
 
 
 def _sha256(path: Path) -> str:

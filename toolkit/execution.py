@@ -10,7 +10,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint, hub
-from toolkit.arguments import training_arguments
+from toolkit.arguments import refuse_fp16_on_cpu, training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.card import write_card
 from toolkit.data.fingerprint import fingerprint
@@ -18,7 +18,7 @@ from toolkit.data.rows import BadRow, PreparedRows, Quarantine
 from toolkit.data.splits import Rows
 from toolkit.discovery import did_you_mean
 from toolkit.environment import environment
-from toolkit.errors import CheckpointError, Interrupted, RecipeError
+from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import Scores
 from toolkit.notices import say
@@ -77,7 +77,9 @@ class Execution:
                     hint=did_you_mean(best, known) or f"the metrics are: {', '.join(known)}",
                 )
             derived["greater_is_better"] = known[best]
-        return training_arguments(train, self.files.checkpoints, **derived)
+        arguments = training_arguments(train, self.files.checkpoints, **derived)
+        refuse_fp16_on_cpu(arguments)
+        return arguments
 
     def _directions(self) -> dict[str, bool]:
         return Scores(self.plugins.metrics(self.processor)).higher_is_better()
@@ -110,25 +112,38 @@ class Execution:
     def _trainer(self, training: bool) -> Trainer:
         callbacks: list[TrainerCallback] = [self.signals, self.progress]
         if training:
+            self._refuse_quantized_weights()
             callbacks.append(_MetricsFile(self.files))
             if (patience := self.recipe.eval.early_stopping_patience) is not None:
                 callbacks.append(_EarlyStopping(patience))
-        trainer = Trainer(
-            model=self.model,
-            args=self.arguments,
-            train_dataset=self.rows.get("train"),
-            eval_dataset=self.rows.get("validation"),
-            processing_class=self.processor,
-            callbacks=callbacks,
-            plugins=self.plugins,
-            quarantine=self.quarantine,
-            on_work=self.progress.count,
-            interrupted=self.signals.poll,
-        )
+        try:
+            trainer = Trainer(
+                model=self.model,
+                args=self.arguments,
+                train_dataset=self.rows.get("train"),
+                eval_dataset=self.rows.get("validation"),
+                processing_class=self.processor,
+                callbacks=callbacks,
+                plugins=self.plugins,
+                quarantine=self.quarantine,
+                on_work=self.progress.count,
+                interrupted=self.signals.poll,
+            )
+        except ValueError as error:
+            raise ModelError(
+                f"the model cannot be trained as the recipe says: {error}", hint="see the recipe's `train`"
+            ) from error
         if training:
             trainer.add_callback(_SamplesFile(self.files, trainer))
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def _refuse_quantized_weights(self) -> None:
+        if getattr(self.model, "is_quantized", False) and not getattr(self.model, "peft_config", None):
+            raise ModelError(
+                "model.quantization: quantized weights cannot be trained, only an adapter on them",
+                hint="add one, such as --set adapter.r=16, or leave model.quantization out",
+            )
 
     # ---- the run -------------------------------------------------------------------------------------------
 
@@ -166,7 +181,6 @@ class Execution:
 
     def begin(self) -> None:
         """Write what is known before the first step: the recipe and what it runs on."""
-        self.files.path.mkdir(parents=True, exist_ok=True)
         self.files.clear()
         self.recipe.without_secrets().dump(self.files.recipe)
         facts = {

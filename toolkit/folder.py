@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +37,22 @@ class RunFolder:
         self.model = path / "model"
 
     def refuse_unless_new(self) -> None:
-        """Raise `CheckpointError` if there is anything in the folder, or it is none."""
+        """Raise `CheckpointError` if there is anything in the folder, or it is none and cannot be made."""
+        with self.can_be_written():
+            self._refuse_unless_new()
+
+    @contextmanager
+    def can_be_written(self) -> Iterator[None]:
+        """What the system refuses of the folder, as an error of ours."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be written: {error.strerror}",
+                hint="see to rights and room, or name another folder with --output-dir",
+            ) from error
+
+    def _refuse_unless_new(self) -> None:
         if self.came_to_nothing():
             return
         if self.recipe.exists():
@@ -48,6 +65,15 @@ class RunFolder:
                 f"{self.path} is there already and is no empty folder",
                 hint="name another folder with --output-dir",
             )
+        there = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def make(self) -> None:
+        with self.can_be_written():
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def came_to_nothing(self) -> bool:
         """Whether the folder's run failed before its first step, so that there is nothing in it to lose."""

@@ -63,6 +63,7 @@ def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
 
     When: once the data source is open, before any row is read. The core renames what it recognises or what
     `data.columns` maps, keeps the other columns, and refuses data without a required one, saying which there are.
+    The rows that a column with `holds_rows` lists come in place of the one they are in.
 
         @hookimpl
         def toolkit_columns(recipe):
@@ -100,6 +101,21 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]] | None:
                 return (load_model(recipe.model, ViTForImageClassification),
                         load_processor(recipe.model, AutoImageProcessor))
             return load
+    """
+
+
+@hookspec
+def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
+    """Set up a model and a processor that were given in code as `toolkit_model` sets up those that it loads.
+
+    When: once such a run begins, before the adapter; `processor` is None where just a model was given.
+    Errors: `ModelError` where they do not belong together, `RecipeError` where they cannot do what the settings say.
+
+        @hookimpl
+        def toolkit_given(recipe, model, processor):
+            if processor is None:
+                raise ModelError("the model was given without its processor", hint="give it too: processor=...")
+            processor.size = recipe.settings(VitSettings).size
     """
 
 

@@ -20,6 +20,7 @@ from toolkit.recipe import ModelSpec
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_AGAIN = "copy or download it again"
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +46,10 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
     spec, load = _merged(spec, load)
     quantization = quantization_arguments(spec)
     place = _place(spec.name)
-    with quiet(), _explained(f"the model {place} cannot be loaded"):
+    with (
+        quiet(),
+        _explained(f"the model {place} cannot be loaded", "see that its files are whole and of one model"),
+    ):
         facts = _json(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
@@ -99,7 +103,9 @@ def _merged(spec: ModelSpec | str | Path, load: Mapping[str, Any]) -> tuple[Mode
     rest = dict(load)
     bits = [bits for bits in ("4bit", "8bit") if rest.pop(f"load_in_{bits}", False)]
     if len(bits) > 1:
-        raise RecipeError("load_in_4bit and load_in_8bit: a model is loaded in one of them")
+        raise RecipeError(
+            "load_in_4bit and load_in_8bit: a model is loaded in one of them", hint="leave one of the two out"
+        )
     if "torch_dtype" in rest:
         rest["dtype"] = rest.pop("torch_dtype")
     fields = [field.name for field in dataclasses.fields(ModelSpec)]
@@ -110,7 +116,7 @@ def _merged(spec: ModelSpec | str | Path, load: Mapping[str, Any]) -> tuple[Mode
     if spec.dtype not in DTYPES:
         raise RecipeError(
             f"model.dtype: expected {', '.join(DTYPES)}, found '{spec.dtype}'",
-            did_you_mean(spec.dtype, DTYPES),
+            did_you_mean(spec.dtype, DTYPES) or "auto suits most models",
         )
     if spec.from_config and spec.quantization != "none":
         raise RecipeError(
@@ -161,9 +167,9 @@ def _json(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{path} is no JSON: {error}") from error
+        raise ModelError(f"{path} is no JSON: {error}", hint=_AGAIN) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no settings")
+        raise ModelError(f"{path} holds no settings", hint=_AGAIN)
     return content
 
 
@@ -386,7 +392,7 @@ def _reason(error: Exception) -> tuple[str, str | None]:
             "there is no such folder, and the hub cannot be reached",
             "check name and network",
         ),
-        SafetensorError: ("the file with the weights is damaged or cut off", "copy or download it again"),
+        SafetensorError: ("the file with the weights is damaged or cut off", _AGAIN),
     }
     for kind, answer in known.items():
         if isinstance(error, kind) or isinstance(error.__cause__, kind):

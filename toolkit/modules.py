@@ -68,7 +68,12 @@ def expand(model: nn.Module, config: Any) -> Any:
     names, idle_layers = _in_layers(names, config)
     faults += [*more, *choice.unsaved(saved), *idle_layers, *(_idle_patterns(config, names) if names else [])]
     if not names and not faults:
-        faults = [RecipeError("adapter: exclude_modules and modules_to_save leave no module to adapt")]
+        faults = [
+            RecipeError(
+                "adapter: exclude_modules and modules_to_save leave no module to adapt",
+                hint="name fewer modules there",
+            )
+        ]
     if faults:
         raise RecipeError.gather(faults)
     result = copy.copy(config)
@@ -140,7 +145,11 @@ class _Choice:
     def _not_adaptable(self, key: str, entry: str, found: list[str]) -> RecipeError:
         kinds = ", ".join(sorted({type(self.modules[name]).__name__ for name in found}))
         inside = [name for name in self.known if name.startswith(tuple(f"{name}." for name in found))]
-        hint = f"name layers in them: {some(map(_general, inside))}" if inside else None
+        hint = (
+            f"name layers in them: {some(map(_general, inside))}"
+            if inside
+            else "name linear, convolution or embedding layers"
+        )
         return RecipeError(f"adapter.{key}: '{entry}' matched only what LoRA cannot adapt ({kinds})", hint)
 
     def unsaved(self, saved: Sequence[str]) -> list[RecipeError]:

@@ -51,7 +51,7 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
         splits = {"test": splits["train"]}
     splits = limited(splits, recipe.data.limit)
     measured = {name: rows for name, rows in splits.items() if name != "train"}
-    return {**splits, **limited(measured, recipe.eval.max_samples)}
+    return {**splits, **limited(measured, recipe.eval.max_samples, "eval.max_samples")}
 
 
 def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[Any, Any]:
@@ -65,6 +65,8 @@ def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[A
         model, processor = loaded, processor if processor is not None else own_processor
     else:
         keep_unpacked(model)
+    if any(one is not None for one in objects):
+        plugins.given(model, processor)
     adapter = plugins.recipe.adapter
     if adapter is not None and not getattr(model, "peft_config", None):
         own = plugins.adapt()
@@ -93,7 +95,7 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
         warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
         try:
             return PeftModel.from_pretrained(model, files.model).eval(), processor
-        except (UserWarning, SafetensorError) as error:
+        except (UserWarning, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"the adapter in {files.model} is damaged or incomplete",
                 hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",

@@ -54,11 +54,17 @@ class Plugins:
         loaded = plugin.load()
         faults = _contract_faults(loaded, {_package(plugin.entry.module), _package(type(loaded).__module__)})
         if faults:
-            raise PluginError(f"{plugin.describe()} could not be loaded\n  " + "\n  ".join(faults))
+            raise PluginError(
+                f"{plugin.describe()} could not be loaded\n  " + "\n  ".join(faults),
+                hint=f"repair or reinstall {plugin.distribution}",
+            )
         try:
             self._pm.register(loaded, name=plugin.name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"{plugin.describe()} could not be loaded\n  {error}") from error
+            raise PluginError(
+                f"{plugin.describe()} could not be loaded\n  {error}",
+                hint=f"repair or reinstall {plugin.distribution}",
+            ) from error
 
     def _parse_settings(self, recipe: Recipe) -> Recipe:
         settings, faults = {}, []
@@ -67,7 +73,11 @@ class Plugins:
             kind = self._ask(name, "toolkit_settings")
             if kind is None:
                 if section is not None:
-                    faults.append(RecipeError(f"{name}: the plugin '{name}' has no settings"))
+                    faults.append(
+                        RecipeError(
+                            f"{name}: the plugin '{name}' has no settings", hint=f"leave `{name}` out"
+                        )
+                    )
                 continue
             settings[kind], found = self._build(name, kind, section or {})
             faults += found
@@ -91,7 +101,8 @@ class Plugins:
     def _broken(self, plugin: str, hook: str, expected: str, answer: Any) -> PluginError:
         found = f"class {answer.__name__}" if isinstance(answer, type) else type(answer).__name__
         return PluginError(
-            f"{self._installed[plugin].describe()}: {hook} must return {expected}, returned {found}"
+            f"{self._installed[plugin].describe()}: {hook} must return {expected}, returned {found}",
+            hint="see the hook's example in toolkit/hookspecs.py",
         )
 
     def with_recipe(self, recipe: Recipe) -> Plugins:
@@ -161,6 +172,9 @@ class Plugins:
 
     def model(self) -> Callable[[], tuple[Any, Any]]:
         return self._required("toolkit_model", "loads a model", recipe=self.recipe)  # type: ignore[no-any-return]
+
+    def given(self, model: Any, processor: Any) -> None:
+        self._tell("toolkit_given", recipe=self.recipe, model=model, processor=processor)
 
     def adapt(self) -> Callable[[Any], Any] | None:
         return self._one("toolkit_adapt", recipe=self.recipe)  # type: ignore[no-any-return]
@@ -241,4 +255,8 @@ def _package(module: str | None) -> str:
 
 
 def _as_fault(fault: Any) -> ToolkitError:
-    return fault if isinstance(fault, ToolkitError) else RecipeError(str(fault))
+    return (
+        fault
+        if isinstance(fault, ToolkitError)
+        else RecipeError(str(fault), hint="see the plugin's documentation")
+    )

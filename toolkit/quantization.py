@@ -55,7 +55,7 @@ def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:
     try:
         return {"quantization_config": BitsAndBytesConfig(**fields)}
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{_WHERE}: {error}") from error
+        raise RecipeError(f"{_WHERE}: {error}", hint="see transformers.BitsAndBytesConfig") from error
 
 
 def keep_unpacked(model: Any) -> None:
@@ -83,7 +83,10 @@ def _fields(quantization: str | Mapping[str, Any]) -> dict[str, Any]:
             "bnb_4bit_use_double_quant": True,
             "bnb_4bit_compute_dtype": _compute_dtype(),
         }
-    raise RecipeError(f"{_WHERE}: expected none, 4bit, 8bit or a mapping, found {show(quantization)}")
+    raise RecipeError(
+        f"{_WHERE}: expected none, 4bit, 8bit or a mapping, found {show(quantization)}",
+        hint="choose one of them",
+    )
 
 
 def _faults(given: Mapping[str, Any]) -> list[RecipeError]:
@@ -96,7 +99,7 @@ def _faults(given: Mapping[str, Any]) -> list[RecipeError]:
             faults.append(
                 RecipeError(
                     f"{_WHERE}.{key}: expected {' or '.join(choices)}, found {show(given[key])}",
-                    hint=did_you_mean(str(given[key]), choices),
+                    hint=did_you_mean(str(given[key]), choices) or "choose one of them",
                 )
             )
     if not given.get("load_in_4bit") and not given.get("load_in_8bit"):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit import discovery
+from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError, ToolkitError
 from toolkit.spellings import modern
-from toolkit.structure import build, plain, show, unknown_key
+from toolkit.structure import build, no_mapping, plain, show, unknown_key
 from toolkit.yaml12 import read_yaml, write_yaml
 
 S = TypeVar("S")
@@ -117,6 +118,11 @@ class Recipe:
             spec, found = build(kind, _without_none(value), key)
             object.__setattr__(self, key, spec)
             faults += found
+        faults += [
+            RecipeError(f"{key}.{name}: is empty", hint="name a folder, or one on the hub")
+            for key, name in _SHORTHAND.items()
+            if getattr(getattr(self, key), name, None) == ""
+        ]
         faults += self._set_plain_parts(given)
         object.__setattr__(self, "_settings", {})
         if faults:
@@ -125,15 +131,20 @@ class Recipe:
     def _set_plain_parts(self, given: Mapping[str, Any]) -> list[RecipeError]:
         """Everything that is no spec: names, mappings passed on as they are, and the plugins' sections."""
         name, plugins = given.get("name"), given.get("plugins", [])
-        faults = _name_faults(name) + _plugin_faults(plugins)
+        plugin_faults = _plugin_faults(plugins)
         plugins = [one for one in plugins if isinstance(one, str)] if isinstance(plugins, list) else []
-        faults += _key_faults(given, [*_KEYS, *plugins], "recipe")
+        sections = [key for key in given if plugin_faults and _may_be_a_section(key)]
+        faults = [
+            *_name_faults(name),
+            *plugin_faults,
+            *_key_faults(given, [*_KEYS, *plugins, *sections], "recipe"),
+        ]
         if isinstance(sample := given.get("sample"), Mapping):
             faults += _sample_faults(_drop_none(sample), plugins)
-        sections = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
+        own = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "plugins", tuple(plugins))
-        object.__setattr__(self, "sections", sections)
+        object.__setattr__(self, "sections", own)
         for key in ("adapter", "train", "sample"):
             object.__setattr__(self, key, _drop_none(given.get(key, {} if key == "train" else None)))
         return faults
@@ -148,9 +159,8 @@ class Recipe:
             RecipeError: the file is missing, is no YAML, or holds no recipe.
             PluginError: no such task, or its package cannot be loaded.
         """
-        path = Path(source)
-        if path.suffix.lower() in (".yaml", ".yml") or _is_file(path):
-            return cls._from_file(path)
+        if _names_a_file(source):
+            return cls._from_file(Path(source))
         task = discovery.find("task", str(source))
         loaded = task.load()
         recipe = loaded if isinstance(loaded, cls) else getattr(loaded, "recipe", None)
@@ -161,9 +171,39 @@ class Recipe:
         return recipe
 
     @classmethod
+    def load_what_is_right(cls, source: str | Path) -> tuple[Self, list[ToolkitError]]:
+        """What `load` gives, or where it would raise over settings, the recipe without these, and their faults.
+
+        Raises:
+            RecipeError: the file is missing, is no YAML, or extends what cannot be loaded.
+            PluginError: no such task, or its package cannot be loaded.
+        """
+        if not _names_a_file(source):
+            return cls.load(source), []
+        path = Path(source)
+        base, values = cls._read(path, ())
+        recipe = cls(path.stem) if base is None else base
+        faults: list[ToolkitError] = []
+        for change in _one_by_one(values):
+            try:
+                recipe = recipe.override(**change)
+            except RecipeError as error:
+                faults += error.all
+        return (recipe, faults) if faults else (cls.load(path), [])
+
+    @classmethod
     def _from_file(cls, path: Path, seen: tuple[Path, ...] = ()) -> Self:
+        base, values = cls._read(path, seen)
+        return cls(**{"name": path.stem, **values}) if base is None else base.override(**values)
+
+    @classmethod
+    def _read(cls, path: Path, seen: tuple[Path, ...]) -> tuple[Self | None, dict[str, Any]]:
+        """The recipe that a file extends, if it does, and what it says itself."""
         if path.resolve() in seen:
-            raise RecipeError(f"{path}: `extends` comes back to this file")
+            raise RecipeError(
+                f"{path}: `extends` comes back to this file",
+                hint="extend a task, or a file that does not extend this one",
+            )
         try:
             values = read_yaml(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -177,12 +217,15 @@ class Recipe:
             )
         base = values.pop("extends", None)
         if base is None:
-            return cls(**{"name": path.stem, **values})
+            return None, values
         if not isinstance(base, str):
-            raise RecipeError(f"{path}: extends: expected a task or a file, found {show(base)}")
+            raise RecipeError(
+                f"{path}: extends: expected a task or a file, found {show(base)}",
+                hint="for example `extends: whisper-asr`",
+            )
         if base.endswith((".yaml", ".yml")):
-            return cls._from_file(path.parent / base, (*seen, path.resolve())).override(**values)
-        return cls.load(base).override(**values)
+            return cls._from_file(path.parent / base, (*seen, path.resolve())), values
+        return cls.load(base), values
 
     def dump(self, path: str | Path) -> None:
         """Write the recipe as YAML that `load` reads back equal."""
@@ -255,16 +298,16 @@ class Recipe:
         return made.with_settings(self._settings if same else {})
 
     def validate(self) -> None:
-        """Check what needs the real classes, which are slow to import: `train`, `adapter` and `eval.metrics`.
+        """Check all values. `train`, `adapter` and `eval.metrics` need the real classes, which are slow to import.
 
         Raises:
-            RecipeError: unknown keys and values of the wrong type, all together.
+            RecipeError: unknown keys, values of the wrong type or out of range, all together.
         """
         from toolkit.adapters import configure
         from toolkit.arguments import argument_faults
         from toolkit.metrics import named_metrics
 
-        faults: list[ToolkitError] = [*argument_faults(self.train)]
+        faults: list[ToolkitError] = [*self._value_faults(), *argument_faults(self.train)]
         if self.adapter is not None and self.model.from_config:
             faults.append(
                 RecipeError(
@@ -283,6 +326,20 @@ class Recipe:
             faults += error.all
         if faults:
             raise RecipeError.gather(faults)
+
+    def _value_faults(self) -> list[RecipeError]:
+        """Values of the core's own settings that mean nothing."""
+        faults = []
+        if not 0 <= self.data.max_bad_fraction <= 1:
+            where = f"data.max_bad_fraction: expected from 0 to 1, found {self.data.max_bad_fraction:g}"
+            faults.append(RecipeError(where, hint="0.01 allows one bad row in a hundred"))
+        if not self.cache.max_gb >= 0:
+            where = f"cache.max_gb: expected at least 0, found {self.cache.max_gb:g}"
+            faults.append(RecipeError(where, hint="to do without, set cache.enabled: false"))
+        if self.model.revision is not None and Path(self.model.name).is_dir():
+            where = f"model.revision: '{self.model.revision}' has no meaning for the folder {self.model.name}"
+            faults.append(RecipeError(where, hint="it selects a version of a model on the hub; leave it out"))
+        return faults
 
     def without_secrets(self) -> Self:
         """The recipe as it may be written down and shared: less tokens."""
@@ -320,10 +377,20 @@ def _name_faults(name: Any) -> list[RecipeError]:
 
 def _plugin_faults(plugins: Any) -> list[RecipeError]:
     if not isinstance(plugins, list) or not all(isinstance(one, str) for one in plugins):
-        return [RecipeError(f"plugins: expected a list of names, found {show(plugins)}")]
+        return [
+            RecipeError(
+                f"plugins: expected a list of names, found {show(plugins)}",
+                hint="for example `plugins: [whisper]`",
+            )
+        ]
     if len(set(plugins)) < len(plugins):
-        return [RecipeError(f"plugins: a name stands twice in {show(plugins)}")]
+        return [RecipeError(f"plugins: a name stands twice in {show(plugins)}", hint="name each plugin once")]
     return []
+
+
+def _may_be_a_section(key: str) -> bool:
+    """Whether a key, where the plugins are not known, is more likely a plugin's than a misspelt one of the core's."""
+    return key not in _KEYS and did_you_mean(key, _KEYS) is None
 
 
 def _key_faults(values: Mapping[str, Any], known: list[str], where: str) -> list[RecipeError]:
@@ -334,7 +401,7 @@ def _key_faults(values: Mapping[str, Any], known: list[str], where: str) -> list
             faults.append(unknown_key(where, key, known))
         elif key not in ("name", "plugins", *_SPECS) and not isinstance(value, Mapping):
             place = key if where == "recipe" else f"{where}.{key}"
-            faults.append(RecipeError(f"{place}: expected a mapping of settings, found {show(value)}"))
+            faults.append(no_mapping(place, value))
     return faults
 
 
@@ -354,7 +421,12 @@ def _sample_faults(sample: Mapping[str, Any], plugins: list[str]) -> list[Recipe
     faults = _key_faults(sample, [*_SAMPLE_KEYS, *plugins], "sample")
     for key in _SHORTHAND:
         if not isinstance(sample.get(key, ""), str):
-            faults.append(RecipeError(f"sample.{key}: expected a name or a path, found {show(sample[key])}"))
+            faults.append(
+                RecipeError(
+                    f"sample.{key}: expected a name or a path, found {show(sample[key])}",
+                    hint="write it as text",
+                )
+            )
     for key in ("eval", "cache"):
         faults += build(_SPECS[key], sample.get(key, {}), f"sample.{key}")[1]
     return faults
@@ -406,7 +478,20 @@ def _drop_none(values: Any) -> Any:
     return {key: _drop_none(value) for key, value in values.items() if value is not None}
 
 
-def _is_file(path: Path) -> bool:
+def _one_by_one(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A recipe file as single changes; plugins come first, so that their sections are known."""
+    known = isinstance(values.get("plugins", []), list)
+    for key in sorted(values, key=lambda key: (key != "plugins", key == "sample")):
+        if key in _SPECS and isinstance(values[key], Mapping):
+            yield from ({key: {name: value}} for name, value in values[key].items())
+        elif known or not _may_be_a_section(key):
+            yield {key: values[key]}
+
+
+def _names_a_file(source: str | Path) -> bool:
+    path = Path(source)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return True
     try:
         return path.is_file()
     except OSError:  # a name too long for a file

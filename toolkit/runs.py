@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base_model import refuse_changed
-from toolkit.errors import CheckpointError, DataError, RecipeError
+from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
 from toolkit.folder import RunFolder
 from toolkit.notices import say
 from toolkit.plugins import Plugins
@@ -132,21 +132,23 @@ def run(
         Interrupted: a signal ended the run; what was trained is saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    output_dir, resume = output_dir or recipe.train.get("output_dir"), resume or _asks_to_resume(recipe)
+    output_dir = recipe.train.get("output_dir") if output_dir is None else output_dir
+    if output_dir is not None and not str(output_dir):
+        raise RecipeError("the name of the run's folder is empty", hint="leave --output-dir out, or name one")
+    resume = resume or _asks_to_resume(recipe)
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
-    files = RunFolder(Path(output_dir or _new_name(recipe.name)).expanduser())
+    files = RunFolder(_expanded(output_dir or _new_name(recipe.name)))
     going_on = resume and files.recipe.exists()
     if not going_on:
         files.refuse_unless_new()
-    plugins = Plugins(_with_objects_named(recipe, data, model).resolved())
+    resolved = _with_objects_named(recipe, data, model).resolved()
     if going_on:
-        _refuse_another_recipe(files, plugins.recipe)
-    plugins.check()
+        _refuse_another_recipe(files, resolved)
+    plugins = _plugins_of(resolved)
     if going_on and files.read_summary().get("status") == "finished":
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
-    plugins.recipe.validate()
     return _carry_out(plugins, files, data, (model, processor), going_on)
 
 
@@ -186,6 +188,24 @@ def _asks_to_resume(recipe: Recipe) -> bool:
     return str(asked).lower() == "true"
 
 
+def _plugins_of(recipe: Recipe) -> Plugins:
+    """The recipe's plugins, once it and they find nothing wrong with it; all faults come together."""
+    faults: list[ToolkitError] = []
+    plugins = None
+    try:
+        plugins = Plugins(recipe)
+        plugins.check()
+    except ToolkitError as error:
+        faults += error.all
+    try:
+        recipe.validate()
+    except ToolkitError as error:
+        faults += error.all
+    if plugins is None or faults:
+        raise type(faults[0]).gather(faults)
+    return plugins
+
+
 def _carry_out(
     plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
 ) -> Run:
@@ -196,11 +216,15 @@ def _carry_out(
     with Signals().listening() as signals:
         splits = open_data(plugins, data)
         if "train" not in splits:
-            raise DataError(f"the data has no train split (it has: {', '.join(splits)})")
+            raise DataError(
+                f"the data has no train split (it has: {', '.join(splits)})",
+                hint="training needs one: call a part of the data 'train'",
+            )
         loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
         if not going_on:
             _refuse_bad_rows(plugins, splits, loaded[1])
         with files.removed_if_nothing_comes_of_it():
+            files.make()
             execution = Execution(plugins, files, splits, *loaded, signals)
             execution.find_repository()
             if going_on:
@@ -279,6 +303,13 @@ def _with_objects_named(recipe: Recipe, data: Any, model: Any) -> Recipe:
     if model is not None:
         recipe = recipe.override(model={"name": getattr(model, "name_or_path", "") or GIVEN_IN_CODE})
     return recipe
+
+
+def _expanded(place: str | Path) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise RecipeError(f"{place}: there is no such user", hint="write the path in full") from None
 
 
 def _new_name(task: str) -> str:

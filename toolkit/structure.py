@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[Recipe
         where: the dotted place in the recipe, for the errors.
     """
     if not isinstance(values, Mapping):
-        return None, [RecipeError(f"{where}: expected a mapping of settings, found {show(values)}")]
+        return None, [no_mapping(where, values)]
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     faults = [unknown_key(f"{where}.{key}", str(key), names) for key in values if key not in names]
     known = {key: value for key, value in values.items() if key in names}
@@ -62,7 +63,9 @@ def plain(value: Any, where: str) -> Any:
     try:
         return _plain(value, where)
     except RecursionError:
-        raise RecipeError(f"{where}: contains itself, or is nested too deeply") from None
+        raise RecipeError(
+            f"{where}: contains itself, or is nested too deeply", hint="write plain values"
+        ) from None
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -91,6 +94,36 @@ def _plain(value: Any, where: str) -> Any:
 def _fault(where: str, problem: Any) -> RecipeError:
     # Branches of a union carry the type's name in the place; the settings' own keys are what the user knows.
     place = ".".join([where, *(str(part) for part in problem["loc"][:1])])
+    return wrong_value(place, problem, problem["input"])
+
+
+def no_mapping(where: str, value: Any) -> RecipeError:
     return RecipeError(
-        f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {show(problem['input'])}"
+        f"{where}: expected a mapping of settings, found {show(value)}", hint=f"write {where}: {{key: value}}"
     )
+
+
+def wrong_value(where: str, problem: Any, value: Any) -> RecipeError:
+    """A value that has not the type it should have, by pydantic's account of it."""
+    message = problem["msg"]
+    return RecipeError(
+        f"{where}: {message[0].lower()}{message[1:]}, found {show(value)}", hint=_how_to_write(problem, value)
+    )
+
+
+_HOW_TO_WRITE = {
+    "bool": "write true or false",
+    "dict": "write settings: {key: value}",
+    "float": "write a number such as 1e-4, without quotes",
+    "int": "write a whole number, without quotes",
+    "list": "write a list: [one, another]",
+    "string": "write text; what looks like a number goes in quotes",
+    "tuple": "write a list: [one, another]",
+}
+
+
+def _how_to_write(problem: Any, value: Any) -> str:
+    if problem["type"] in ("literal_error", "enum"):
+        choices = re.findall("'([^']*)'", problem["ctx"]["expected"])
+        return did_you_mean(str(value), choices) or "choose one of them"
+    return _HOW_TO_WRITE.get(problem["type"].partition("_")[0], "its documentation says what it may be")

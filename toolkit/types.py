@@ -23,11 +23,17 @@ Splits = Mapping[str, Sequence[Row]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column a plugin reads: its name in the plugin, and the names users usually give it."""
+    """A column a plugin reads: its name in the plugin, and the names users usually give it.
+
+    Attributes:
+        holds_rows: it holds a list of rows, which take the place of the one that they are in: `[{"start": 0.0,
+            "text": "..."}, ...]`. All its columns are theirs too, where they say nothing else.
+    """
 
     name: str
     usual: tuple[str, ...] = ()
     required: bool = True
+    holds_rows: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Whisper: speech recognition and translation, from audio files with transcripts.
 
 Rows need `audio` (a file, its bytes, or samples) and `text`; a column `language` may say what each is spoken in, and
-`start` and `end` (seconds) which part of a long file it is.
+`start` and `end` (seconds) which part of a long file it is. A column `segments`, a list of `{"start", "end", "text"}`,
+makes as many rows of one long file.
 The metrics are `wer` and `cer`, normalised as Whisper's authors do, `wer_raw` and `cer_raw`. The settings are
 `WhisperSettings`.
 """
@@ -32,7 +33,8 @@ def toolkit_columns() -> Sequence[Column]:
     texts = ("sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
     language = Column("language", usual=("lang", "locale"), required=False)
     part = [Column("start", required=False), Column("end", required=False)]
-    return [Column("audio", usual=files), Column("text", usual=texts), language, *part]
+    parts = Column("segments", required=False, holds_rows=True)
+    return [Column("audio", usual=files), Column("text", usual=texts), language, *part, parts]
 
 
 @hookimpl
@@ -40,6 +42,13 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
     from toolkit_whisper.model import load
 
     return lambda: load(recipe.model, recipe.settings(WhisperSettings))
+
+
+@hookimpl
+def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
+    from toolkit_whisper.model import fit_given
+
+    fit_given(model, processor, recipe.settings(WhisperSettings))
 
 
 @hookimpl

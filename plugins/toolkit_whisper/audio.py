@@ -30,6 +30,9 @@ ROUNDED_SECONDS = 0.1
 """By which a row's `end` may lie after the end of its file."""
 
 
+_RECORD = "bring the recording back from a copy, or take its row out"
+
+
 @dataclass(frozen=True)
 class Recording:
     """Sound that is being read.
@@ -128,7 +131,7 @@ def _sound_file(name: str, source: Any) -> Any:
             hint="give WAV, FLAC, OGG or MP3, for example",
         ) from None
     except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror}") from None
+        raise DataError(f"{name} cannot be read: {error.strerror}", hint="see to the file's rights") from None
 
 
 def _readable(name: str, source: Any) -> Any:
@@ -136,7 +139,7 @@ def _readable(name: str, source: Any) -> Any:
     if isinstance(source, Mapping):
         data = source.get("bytes")
         if data is not None and not data:
-            raise DataError(f"{name} is empty")
+            raise DataError(f"{name} is empty", hint=_RECORD)
         source = io.BytesIO(data) if data else source.get("path")
     if isinstance(source, io.BytesIO):
         return source
@@ -149,7 +152,7 @@ def _readable(name: str, source: Any) -> Any:
         missing = "is no file" if Path(source).exists() else "does not exist"
         raise DataError(f"{name} {missing}", hint="check the path; it counts from the folder you are in")
     if not Path(source).stat().st_size:
-        raise DataError(f"{name} is empty")
+        raise DataError(f"{name} is empty", hint=_RECORD)
     return str(source)
 
 
@@ -163,9 +166,13 @@ def _blocks(name: str, file: Any, part: range) -> Iterator[Tensor]:
             samples += len(block)
             yield _checked(name, block.mean(axis=1))
     except soundfile.LibsndfileError as error:
-        raise DataError(f"{name} breaks off{_reason(error)}") from None
+        raise DataError(f"{name} breaks off{_reason(error)}", hint=_RECORD) from None
     if not samples:
-        raise DataError(f"{name} holds no samples")
+        raise no_samples(name)
+
+
+def no_samples(name: str) -> DataError:
+    return DataError(f"{name} holds no samples", hint=_RECORD)
 
 
 def _reason(error: Exception) -> str:
@@ -176,7 +183,7 @@ def _reason(error: Exception) -> str:
 
 def _checked(name: str, samples: Any) -> Tensor:
     if not np.isfinite(samples).all():
-        raise DataError(f"{name} holds samples that are no numbers (NaN or infinite)")
+        raise DataError(f"{name} holds samples that are no numbers (NaN or infinite)", hint=_RECORD)
     return torch.from_numpy(np.ascontiguousarray(samples))
 
 
@@ -195,7 +202,10 @@ def _part(name: str, samples: int, rate: int, start: float, end: float | None) -
         )
     part = range(round(start * rate), samples if end is None else min(round(end * rate), samples))
     if end is not None and not part:
-        raise DataError(f"{name}: the row's part of it ends at {end:g} s and starts at {start:g} s")
+        raise DataError(
+            f"{name}: the row's part of it ends at {end:g} s and starts at {start:g} s",
+            hint="`end` has to be greater than `start`, in seconds",
+        )
     return part
 
 
@@ -218,7 +228,10 @@ def _in_memory(name: str, source: Mapping[str, Any], start: float, end: float | 
     if samples.ndim == 2:
         samples = samples.mean(axis=0)
     if samples.ndim != 1 or not samples.size:
-        raise DataError(f"{name} holds no samples: its array has the shape {np.shape(source['array'])}")
+        raise DataError(
+            f"{name} holds no samples: its array has the shape {np.shape(source['array'])}",
+            hint="expected (samples,) or (channels, samples)",
+        )
     part = _part(name, len(samples), rate, start, end)
     return Recording(name, rate, len(part), iter([_checked(name, samples[part.start : part.stop])]))
 
@@ -227,5 +240,8 @@ def _floats(name: str, array: Any) -> Any:
     if np.issubdtype(array.dtype, np.signedinteger):
         return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"{name} holds an array of {array.dtype}, not of floats or signed integers")
+        raise DataError(
+            f"{name} holds an array of {array.dtype}, not of floats or signed integers",
+            hint="convert it: array.astype('float32'), in [-1, 1]",
+        )
     return array.astype(np.float32)

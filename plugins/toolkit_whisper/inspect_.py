@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit import DataError, Row
-from toolkit_whisper.audio import check_length, name_of, opened
+from toolkit_whisper.audio import check_length, no_samples, opened
 from toolkit_whisper.features import FeatureSpec
-from toolkit_whisper.labels import START, labels_of, language_of, prompt_for
-from toolkit_whisper.prepare import part_of
+from toolkit_whisper.labels import START
+from toolkit_whisper.prepare import asked_and_answered, part_of
 
 
 class Inspect:
@@ -29,32 +29,21 @@ class Inspect:
             self._text(row, facts)
             self._sound(row, facts)
         except DataError as error:
-            error.facts = facts
+            error.facts = {**facts, **error.facts}
             raise
         return {**facts, "usable": "yes"}
 
     def _text(self, row: Row, facts: dict[str, float | str]) -> None:
-        text, tokenizer = row["text"], self.tokenizer
-        facts["usable"] = "no: no known language"
-        try:
-            language = language_of(row, tokenizer)
-            prompt = prompt_for(language, tokenizer)
-            if tokenizer.task is not None:
-                facts["language"] = language
-            facts["usable"] = "no: no transcript"
-            if isinstance(text, str) and text.strip():
-                transcript = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-                facts["label tokens"] = len(prompt) + len(transcript)  # less the start, with the end
-                facts["usable"] = f"no: over {tokenizer.model_max_length} tokens"
-            labels_of(text, tokenizer, prompt)
-        except DataError as error:
-            raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
+        language, _, labels = asked_and_answered(row, self.tokenizer)
+        if self.tokenizer.task is not None:
+            facts["language"] = language
+        facts["label tokens"] = len(labels)
 
     def _sound(self, row: Row, facts: dict[str, float | str]) -> None:
         facts["usable"] = "no: sound missing or unreadable"
         with opened(row["audio"], *part_of(row)) as recording:
             if not recording.samples:
-                raise DataError(f"{recording.name} holds no samples")
+                raise no_samples(recording.name)
             facts |= {"seconds": recording.seconds, "sampling rate": f"{recording.rate} Hz"}
             facts["usable"] = f"no: over {self.features.seconds:g} s"
             check_length(recording, self.features.seconds)

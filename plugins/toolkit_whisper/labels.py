@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
@@ -56,15 +57,15 @@ def language_of(row: Row, tokenizer: Any) -> str:
     """
     given = row.get("language")
     if given is not None and not isinstance(given, str):
-        raise DataError(f"the language is no text: {given!r:.60}", hint="give names or codes, such as de")
+        raise _no_language(f"the language is no text: {given!r:.60}", "give names or codes, such as de")
     if not (given or "").strip():
         return _language_of_the_settings(row, tokenizer)
     assert given is not None
     code = known_code(given)
     if code is None:
-        raise DataError(f"'{given}' is no language of Whisper's", _nearest(given))
+        raise _no_language(f"'{given}' is no language of Whisper's", _nearest(given))
     if tokenizer.task is None and code != "en":
-        raise DataError(f"the model is English-only, the row's language is '{given}'", _MULTILINGUAL)
+        raise _no_language(f"the model is English-only, the row's language is '{given}'", _MULTILINGUAL)
     return code
 
 
@@ -115,7 +116,10 @@ def prompt_for(code: str, tokenizer: Any) -> list[int]:
     if language == tokenizer.unk_token_id and code == "he":
         language = ids("<|iw|>")
     if language == tokenizer.unk_token_id:
-        raise DataError(f"the model has no token <|{code}|>: it does not know this language")
+        raise _no_language(
+            f"the model has no token <|{code}|>: it does not know this language",
+            "take a newer or larger model, or leave these rows out",
+        )
     return [ids(START), language, ids(f"<|{tokenizer.task}|>"), ids(NO_TIMESTAMPS)]
 
 
@@ -126,20 +130,32 @@ def labels_of(text: Any, tokenizer: Any, prompt: Sequence[int]) -> list[int]:
         DataError: no transcript, or more tokens than the decoder takes.
     """
     if not isinstance(text, str):
-        raise DataError(f"the transcript is no text: {text!r:.60}")
+        raise _unusable("no transcript", f"the transcript is no text: {text!r:.60}", _TRANSCRIPT)
     if not text.strip():
-        raise DataError("the transcript is empty")
+        raise _unusable("no transcript", "the transcript is empty", _TRANSCRIPT)
     transcript: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     labels = [*prompt[1:], *transcript, tokenizer.eos_token_id]
-    if len(labels) > tokenizer.model_max_length:
-        raise DataError(
-            f"the transcript makes {len(labels)} tokens, the decoder takes {tokenizer.model_max_length}",
-            hint="cut the recording into pieces, each with its text",
-        )
+    most = tokenizer.model_max_length
+    if len(labels) > most:
+        what = f"the transcript makes {len(labels)} tokens, the decoder takes {most}"
+        raise _unusable(f"over {most} tokens", what, _PIECES, {"label tokens": len(labels)})
     return labels
 
 
+_TRANSCRIPT = "fill in what is said, or take the row out"
+_PIECES = "cut the recording into pieces, each with its text"
 _MULTILINGUAL = "choose a multilingual model, whose name does not end in .en"
+
+
+def _unusable(why: str, what: str, hint: str, facts: Mapping[str, float] = MappingProxyType({})) -> DataError:
+    """The error of a row, with its facts for `toolkit_inspect`."""
+    error = DataError(what, hint)
+    error.facts = {**facts, "usable": f"no: {why}"}
+    return error
+
+
+def _no_language(what: str, hint: str) -> DataError:
+    return _unusable("no known language", what, hint)
 
 
 def _language(settings: WhisperSettings, multilingual: bool) -> str | None:
@@ -161,8 +177,8 @@ def _language_of_the_settings(row: Row, tokenizer: Any) -> str:
     if tokenizer.language is not None:
         return str(tokenizer.language)
     if "language" in row:
-        raise DataError(
-            "the row does not say its language", hint="whisper.language is used where rows say none"
+        raise _no_language(
+            "the row does not say its language", "whisper.language is used where rows say none"
         )
     raise RecipeError(
         "whisper.language: the model is multilingual and has to be told the language",

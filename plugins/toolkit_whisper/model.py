@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,38 @@ def load(spec: Any, settings: WhisperSettings) -> tuple[Any, Any]:
         language_code(settings.language)
     model = load_model(spec, transformers.WhisperForConditionalGeneration)
     processor = load_processor(spec, WhisperProcessor)
+    fit(model, processor, settings)
+    return model, processor
+
+
+def fit_given(model: Any, processor: Any, settings: WhisperSettings) -> None:
+    """Have a model and a processor that were given in code work together as `load` has its own.
+
+    What the processor's tokenizer was told of language and task stays, where the settings say nothing of it.
+
+    Raises:
+        ModelError: it is no Whisper, there is no processor, or it is another model's.
+        RecipeError: the model cannot do what the settings ask for.
+    """
+    if getattr(getattr(model, "config", None), "model_type", None) != "whisper":
+        raise ModelError(
+            f"the model that was given is a {type(model).__name__}, no Whisper",
+            hint="give a WhisperForConditionalGeneration, or run another task",
+        )
+    if processor is None:
+        raise ModelError("the model was given without its processor", hint="give it too: processor=...")
+    told = processor.tokenizer
+    language = settings.language or told.language
+    task = "translate" if told.task == "translate" else settings.task
+    fit(model, processor, replace(settings, language=language, task=task))
+
+
+def fit(model: Any, processor: Any, settings: WhisperSettings) -> None:
     check_fit(model.config, processor)
     set_prompt(processor.tokenizer, model, settings)
     # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
     unwrapped(model).get_encoder().embed_positions.requires_grad_(False)
     set_generation(model, processor.tokenizer)
-    return model, processor
 
 
 def set_generation(model: Any, tokenizer: Any) -> None:

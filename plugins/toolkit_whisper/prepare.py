@@ -43,7 +43,7 @@ def asked_and_answered(row: Row, tokenizer: Any) -> tuple[str, list[int], list[i
     """A row's language, what the decoder is asked with, and what it shall answer.
 
     Raises:
-        DataError: there is no usable text or language; it names the row's audio.
+        DataError: there is no usable text or language; it names the row's audio, and its facts say why.
         RecipeError: no row says its language, nor do the settings.
     """
     try:
@@ -51,7 +51,9 @@ def asked_and_answered(row: Row, tokenizer: Any) -> tuple[str, list[int], list[i
         prompt = prompt_for(language, tokenizer)
         return language, prompt, labels_of(row["text"], tokenizer, prompt)
     except DataError as error:
-        raise DataError(f"{name_of(row['audio'])}: {error.message}", error.hint) from None
+        named = DataError(f"{name_of(row['audio'])}: {error.message}", error.hint)
+        named.facts = error.facts
+        raise named from None
 
 
 def part_of(row: Row) -> tuple[float, float | None]:
@@ -72,5 +74,8 @@ def _seconds(row: Row, column: str) -> float | None:
     except (TypeError, ValueError):
         found = math.nan
     if not (math.isfinite(found) and found >= 0):
-        raise DataError(f"{name_of(row['audio'])}: {column}: expected seconds, found {given!r:.40}")
+        raise DataError(
+            f"{name_of(row['audio'])}: {column}: expected seconds, found {given!r:.40}",
+            hint="give a number such as 12.5; rename the column if it means something else",
+        )
     return found

@@ -51,30 +51,33 @@ def faults(settings: WhisperSettings, adapter: Mapping[str, Any] | None) -> list
     return found
 
 
+_LEAST = {
+    "max_new_tokens": 1,
+    "num_beams": 1,
+    "time_masks": 0,
+    "frequency_masks": 0,
+    "frequency_mask_bands": 1,
+}
+
+
 def _out_of_range(settings: WhisperSettings) -> list[RecipeError]:
-    least = {
-        "max_new_tokens": 1,
-        "num_beams": 1,
-        "time_masks": 0,
-        "frequency_masks": 0,
-        "frequency_mask_bands": 1,
-    }
     found = [
-        RecipeError(f"whisper.{name}: must be at least {bound}, found {value}")
-        for name, bound in least.items()
+        _fault(name, f"must be at least {bound}, found {value}", "leave it out for the default")
+        for name, bound in _LEAST.items()
         if (value := getattr(settings, name)) is not None and value < bound
     ]
     if settings.speed and not 0.01 <= settings.speed <= 0.5:
-        found.append(RecipeError(f"whisper.speed: must be 0, or from 0.01 to 0.5, found {settings.speed:g}"))
+        what = f"must be 0, or from 0.01 to 0.5, found {settings.speed:g}"
+        found.append(_fault("speed", what, "0.1 plays clips at 0.9 to 1.1 times their speed"))
     if not settings.time_mask_seconds > 0:
-        found.append(
-            RecipeError(
-                f"whisper.time_mask_seconds: must be more than 0, found {settings.time_mask_seconds:g}"
-            )
-        )
+        what = f"must be more than 0, found {settings.time_mask_seconds:g}"
+        found.append(_fault("time_mask_seconds", what, "to mask no time, leave whisper.time_masks out"))
     low, high = settings.noise_snr_db or (0, 0)
     if low > high:
-        found.append(
-            RecipeError(f"whisper.noise_snr_db: must be the least, then the most, found [{low:g}, {high:g}]")
-        )
+        what = f"must be the least, then the most, found [{low:g}, {high:g}]"
+        found.append(_fault("noise_snr_db", what, f"write [{high:g}, {low:g}]"))
     return found
+
+
+def _fault(name: str, what: str, hint: str) -> RecipeError:
+    return RecipeError(f"whisper.{name}: {what}", hint)

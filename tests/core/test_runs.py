@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import Install
 from tests.core.tiny import rows
 from toolkit import CheckpointError, DataError, Recipe, RecipeError, load_run, run
+from toolkit.opening import open_model
+from toolkit.plugins import Plugins
 from toolkit.runs import resume
 
 SPLITS = {"train": rows(20), "validation": rows(5, seed=1), "test": rows(6, seed=2)}
@@ -242,3 +245,23 @@ def test_observers_see_the_end(
         "finished first finished",
         "failed failed row 2 has no ids",
     ]
+
+
+GIVEN = """
+from toolkit import hookimpl
+
+@hookimpl
+def toolkit_given(recipe, model, processor):
+    model.shown = (recipe.name, processor)
+"""
+
+
+def test_objects_given_in_code_are_shown_to_the_plugins(tiny_recipe: Recipe, install: Install) -> None:
+    install("toolkit-given", plugins={"given": "toolkit_given"}, modules={"toolkit_given": GIVEN})
+    plugins = Plugins(tiny_recipe.override(plugins=["tiny", "given"]))
+    model, _ = open_model(plugins, (None, None), seed=0)
+    assert not hasattr(model, "shown")
+    open_model(plugins, (model, None), seed=0)
+    assert model.shown == ("tiny", None)
+    loaded, _ = open_model(plugins, (None, "mine"), seed=0)
+    assert loaded.shown == ("tiny", "mine")

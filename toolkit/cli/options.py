@@ -63,10 +63,9 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
 def recipe_and_faults(options: argparse.Namespace) -> tuple[Recipe | None, list[ToolkitError]]:
     """The recipe with those changes that can be made, or None without one; and the faults of all that cannot."""
     try:
-        recipe = _named(options)
+        recipe, faults = _named(options)
     except ToolkitError as error:
         return None, list(error.all)
-    faults: list[ToolkitError] = []
     for change in _changes(options, recipe.plugins):
         try:
             recipe = recipe.override(**(_parsed(change) if isinstance(change, str) else change))
@@ -75,12 +74,12 @@ def recipe_and_faults(options: argparse.Namespace) -> tuple[Recipe | None, list[
     return recipe, faults
 
 
-def _named(options: argparse.Namespace) -> Recipe:
+def _named(options: argparse.Namespace) -> tuple[Recipe, list[ToolkitError]]:
     if (options.task is None) == (options.recipe is None):
         tasks = ", ".join(task.name for task in installed("task"))
         what = "no task and no recipe file" if options.task is None else "both a task and a recipe file"
         raise RecipeError(f"{what} given", hint=f"give one: --task NAME (installed: {tasks}), or RECIPE.yaml")
-    return Recipe.load(options.task or options.recipe)
+    return Recipe.load_what_is_right(options.recipe if options.task is None else options.task)
 
 
 def _changes(options: argparse.Namespace, plugins: Sequence[str]) -> Iterator[dict[str, Any] | str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from toolkit.data.expanded import expanded
 from toolkit.data.splits import Rows, Source
 from toolkit.discovery import did_you_mean
 from toolkit.errors import DataError, RecipeError, ToolkitError
@@ -60,6 +61,7 @@ def name_columns(
     """
     columns = _merged(columns)
     faults = _unread(columns, mapping)
+    splits, columns, mapping = _expanded(splits, columns, mapping)
     found = {name: _find(columns, mapping, rows.columns) for name, rows in splits.items()}
     for names in _alike(splits):
         present = splits[names[0]].columns
@@ -76,8 +78,26 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
     for column in columns:
         other = merged.get(column.name, column)
         usual = tuple(dict.fromkeys(other.usual + column.usual))
-        merged[column.name] = Column(column.name, usual, other.required or column.required)
+        required, holds_rows = other.required or column.required, other.holds_rows or column.holds_rows
+        merged[column.name] = Column(column.name, usual, required, holds_rows)
     return list(merged.values())
+
+
+def _expanded(
+    splits: Mapping[str, Rows], columns: Sequence[Column], mapping: Mapping[str, str]
+) -> tuple[Mapping[str, Rows], list[Column], dict[str, str]]:
+    """The splits with all rows that a column holds in place of the one it is in, and what is left to be named."""
+    left, unnamed = list(columns), dict(mapping)
+    for column in (column for column in columns if column.holds_rows):
+        name = mapping.get(column.name, column.name)
+        if any(name in rows.columns for rows in splits.values()):
+            left.remove(column)
+            unnamed.pop(column.name, None)
+            splits = {
+                split: expanded(rows, name, f"split '{split}'") if name in rows.columns else rows
+                for split, rows in splits.items()
+            }
+    return splits, left, unnamed
 
 
 def _find(columns: Sequence[Column], mapping: Mapping[str, str], present: Sequence[str]) -> dict[str, str]:
@@ -132,7 +152,7 @@ def _missing(
         if column.name in mapping:
             given = mapping[column.name]
             message = f"data.columns.{column.name}: no column '{given}' in {where} {there}"
-            faults.append(RecipeError(message, hint=did_you_mean(given, present)))
+            faults.append(RecipeError(message, hint=did_you_mean(given, present) or "name one of them"))
         elif column.required:
             hint = f"say which it is: --set data.columns.{column.name}={free[0] if free else 'COLUMN'}"
             faults.append(DataError(f"no column for '{column.name}' in {where} {there}", hint=hint))

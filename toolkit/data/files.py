@@ -136,7 +136,7 @@ class JsonLines(Source):
             if file.read(1 << 16).removeprefix(_BOM).lstrip().startswith(b"["):
                 raise DataError(
                     f"{name}: holds a JSON list, not one JSON object a line",
-                    hint=f"rewrite it: jq -c '.[]' {path.name} > {path.stem}.jsonl",
+                    hint=_as_lines(path),
                 )
             starts, blanks = _line_starts(file)
         return cls(Records(path, name, starts, stamp), blanks)
@@ -170,6 +170,14 @@ class JsonLines(Source):
 
     def _fault(self, index: int, what: str) -> DataError:
         return DataError(f"{self.place(index)}: {what}", hint="expected one JSON object a line")
+
+
+def _as_lines(path: Path) -> str:
+    """The command that writes a JSON list as one object a line; a file cannot be read from and written to at once."""
+    target = f"{path.stem}.jsonl"
+    if target != path.name:
+        return f"rewrite it: jq -c '.[]' {path.name} > {target}"
+    return f"rewrite it: jq -c '.[]' {path.name} > lines && mv lines {target}"
 
 
 def columns_seen(source: Source, count: int) -> tuple[str, ...]:
@@ -260,7 +268,9 @@ def _opened(path: Path, name: str) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+        raise DataError(
+            f"{name}: cannot be read: {error.strerror}", hint="see to the file's rights"
+        ) from None
 
 
 def _stamp(file: BinaryIO) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import Any
 from toolkit.data.files import CsvFile, JsonLines
 from toolkit.data.objects import ArrowRows, named_splits, undecoded
 from toolkit.data.splits import ALIASES, Rows, Source, all_rows
-from toolkit.discovery import did_you_mean
 from toolkit.errors import DataError
 from toolkit.types import Row
 
@@ -22,6 +22,8 @@ EXPECTED = (
     "expected metadata.csv, .jsonl or .parquet with a column 'file_name', or train.csv, .jsonl or .parquet; "
     "metadata may also lie in train/, validation/ and test/"
 )
+
+_NAMES = "names are relative to the table's folder; mend the name, or take the row out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ class NamedFiles(Source):
     def _path(self, place: str, name: object) -> str:
         """The absolute path of the file that a row names."""
         if not isinstance(name, str) or "\0" in name:
-            raise DataError(f"{place}: expected the name of a file, found {name!r}")
+            raise DataError(f"{place}: expected the name of a file, found {name!r}", hint=_NAMES)
         path = self.folder / name
         real = os.path.realpath(path)
         if Path(name).is_absolute() or not real.startswith(self._real_root + os.sep):
@@ -84,7 +86,7 @@ class NamedFiles(Source):
                 hint="put the file itself into the folder, and name it relative to the table",
             )
         if not os.path.isfile(real):  # noqa: PTH113 (pathlib raises where a name is too long)
-            raise DataError(f"{place}: '{name}' does not exist")
+            raise DataError(f"{place}: '{name}' does not exist", hint=_NAMES)
         return str(path)
 
 
@@ -126,10 +128,19 @@ def table_rows(path: Path, root: Path) -> Rows:
     if len(table) and not any(map(is_file_column, table.columns)):
         raise DataError(
             f"{name}: no column 'file_name' (columns: {', '.join(table.columns)})",
-            hint=did_you_mean("file_name", table.columns)
-            or "the column that names the files must be called so",
+            hint=_how_to_name(table.columns),
         )
     return all_rows(NamedFiles(table, path.parent, root), name)
+
+
+def _how_to_name(columns: Sequence[str]) -> str:
+    """What to do about a table without a column `file_name`."""
+    wrong = next((mark for mark in (";", "\t", "|") if len(columns) == 1 and mark in columns[0]), None)
+    if wrong is not None:
+        return f"the cells are separated by {wrong!r}: save the table with commas"
+    near = difflib.get_close_matches("file_name", columns, n=1)
+    which = f"'{near[0]}'" if near else "the one that names the files"
+    return f"rename the column {which} to 'file_name'" if near else f"call {which} 'file_name'"
 
 
 def _open(path: Path, name: str) -> Source:
@@ -156,7 +167,9 @@ def _parquet(path: Path, name: str) -> Any:
             return Dataset.from_dict({column: [] for column in pyarrow.parquet.read_schema(path).names})
         return undecoded(Dataset.from_parquet(str(path)))
     except (OSError, pyarrow.ArrowException, DatasetsError) as error:
-        raise DataError(f"{name}: is no parquet file that can be read: {error}") from error
+        raise DataError(
+            f"{name}: is no parquet file that can be read: {error}", hint="copy or write it again"
+        ) from error
 
 
 def _saved(root: Path) -> dict[str, Rows]:

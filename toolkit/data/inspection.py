@@ -65,7 +65,10 @@ class Inspection:
         bad = Counter(one.split for one in self.bad)
         last = {one.split: one.reason for one in self.bad}
         return [
-            DataError(f"no row of the {split} split can be used; the last: {last[split]}")
+            DataError(
+                f"no row of the {split} split can be used; the last: {last[split]}",
+                hint="mend its rows; a split needs at least one that can be used",
+            )
             for split, size in self.sizes.items()
             if size and bad[split] == size
         ]

@@ -35,7 +35,10 @@ def open_splits(spec: DataSpec) -> dict[str, Rows]:
         if path.exists():
             return _local_splits(spec, path)
     except OSError as error:
-        raise DataError(f"data.source: {spec.source} cannot be read: {error.strerror}") from None
+        raise DataError(
+            f"data.source: {spec.source} cannot be read: {error.strerror}",
+            hint="see to its rights, or name another folder, file, or set on the hub",
+        ) from None
     if not _HUB_ID.fullmatch(spec.source) or path.suffix.lower() in TABLES:
         raise DataError(
             f"data.source: {spec.source} does not exist", hint="name a folder, a file, or a set on the hub"

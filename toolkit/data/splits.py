@@ -96,10 +96,10 @@ def all_rows(source: Source, name: str) -> Rows:
     return Rows(source, range(len(source)))
 
 
-def limited(splits: Mapping[str, Rows], limit: int | None) -> dict[str, Rows]:
-    """At most the first `limit` rows of each split."""
+def limited(splits: Mapping[str, Rows], limit: int | None, where: str = "data.limit") -> dict[str, Rows]:
+    """At most the first `limit` rows of each split; `where` names the setting in an error."""
     if limit is not None and limit < 1:
-        raise RecipeError(f"data.limit: expected at least 1, found {limit}", hint="null takes all rows")
+        raise RecipeError(f"{where}: expected at least 1, found {limit}", hint="null takes all rows")
     return {name: rows[:limit] for name, rows in splits.items()}
 
 

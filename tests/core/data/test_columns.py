@@ -119,3 +119,58 @@ def test_renaming_keeps_ids_places_and_the_fingerprint() -> None:
     assert [row["text"] for row in renamed["train"]] == [str(row_id) for row_id in renamed["train"].ids]
     assert renamed["train"].place(0) == splits["train"].place(0)
     assert fingerprint(renamed) == fingerprint(splits)
+
+
+# ---- rows that hold rows -------------------------------------------------------------------------------------
+
+PARTS = Column("parts", required=False, holds_rows=True)
+TALKS = [
+    {"media": "a", "parts": [{"at": 0, "text": "one"}, {"at": 3, "text": "two", "media": "b"}]},
+    {"media": "c", "text": "three", "parts": None},
+    {"media": "d", "parts": []},
+]
+
+
+def test_rows_that_a_row_holds_take_its_place() -> None:
+    rows = name_columns(data_from_objects(TALKS), [TEXT, MEDIA, PARTS], {})["train"]
+    assert list(rows) == [
+        {"media": "a", "text": "one", "at": 0},
+        {"media": "b", "text": "two", "at": 3},
+        {"media": "c", "text": "three", "parts": None},
+    ]
+    assert list(rows.ids) == [0, 1, 2]
+    places = ["train, row 1, parts 1", "train, row 1, parts 2", "train, row 2"]
+    assert [rows.place(index) for index in range(3)] == places
+
+
+def test_a_column_of_rows_may_be_mapped() -> None:
+    talks = [{"media": "a", "said": [{"text": "one"}, {"text": "two"}]}]
+    rows = name_columns(data_from_objects(talks), [TEXT, MEDIA, PARTS], {"parts": "said"})["train"]
+    assert [row["text"] for row in rows] == ["one", "two"]
+    (fault,) = faults(TALKS[1:2], [TEXT, MEDIA, PARTS], {"parts": "said"})
+    assert "no column 'said'" in fault.message
+
+
+def test_what_holds_no_rows_stays() -> None:
+    rows = [{"text": "a", "parts": ["x", "y"]}, {"text": "b", "parts": "z"}]
+    assert list(name_columns(data_from_objects(rows), [TEXT, PARTS], {})["train"]) == rows
+
+
+def test_a_column_that_no_part_has_is_missing() -> None:
+    (fault,) = faults([{"media": "a", "parts": [{"at": 0}]}], [TEXT, MEDIA, PARTS])
+    assert fault.message == "no column for 'text' in the data (columns: media, at)"
+
+
+def test_data_of_nothing_but_empty_lists_is_empty() -> None:
+    (fault,) = faults(TALKS[2:], [MEDIA, PARTS])
+    assert "holds no rows" in fault.message
+
+
+def test_the_fingerprint_knows_parts_and_what_is_in_them() -> None:
+    def name(talks: list[dict[str, object]], chosen: slice = slice(None)) -> str:
+        rows = name_columns(data_from_objects(talks), [TEXT, PARTS], {})["train"]
+        return fingerprint({"train": rows[chosen]})
+
+    other = [{**TALKS[0], "parts": [{"at": 0, "text": "uno"}, {"at": 3, "text": "two"}]}, *TALKS[1:]]
+    assert name(TALKS) == name([dict(talk) for talk in TALKS])
+    assert len({name(TALKS), name(other), name(TALKS, slice(1)), name(TALKS, slice(1, 2))}) == 4

@@ -165,7 +165,7 @@ def test_metadata_without_a_column_of_files(tmp_path: Path, write: Write) -> Non
     write("train/metadata.csv", "filename,text\na.wav,hello\n")
     fault = fault_of(tmp_path)
     assert fault.message == "train/metadata.csv: no column 'file_name' (columns: filename, text)"
-    assert fault.hint == "did you mean 'filename'?"
+    assert fault.hint == "rename the column 'filename' to 'file_name'"
 
 
 # ---- tables by split -----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 
 def test_columns_are_recognised_by_their_usual_names() -> None:
-    audio, text, language, start, end = toolkit_whisper.toolkit_columns()
+    audio, text, language, start, end, segments = toolkit_whisper.toolkit_columns()
     assert (audio.name, text.name) == ("audio", "text")
     assert "file_name" in audio.usual
     assert "transcription" in text.usual
@@ -60,6 +60,7 @@ def test_columns_are_recognised_by_their_usual_names() -> None:
         ("start", (), False),
         ("end", (), False),
     ]
+    assert (segments.name, segments.required, segments.holds_rows) == ("segments", False, True)
 
 
 def test_faults_that_are_known_before_the_model_is() -> None:
@@ -181,6 +182,45 @@ def test_plain_generate_asks_as_the_settings_say(
     heard = its.batch_decode(plain.generate(input_features=features), skip_special_tokens=True)
     assert [text.strip() for text in heard] == texts
     assert len(set(texts)) > 1
+
+
+def test_objects_given_in_code_are_asked_as_the_settings_say(
+    multilingual: Any, saved: Any, write: Write, clip: Clip
+) -> None:
+    """Plain transformers' processor knows no language, and takes any number of tokens."""
+    folder = saved(multilingual)
+    model = WhisperForConditionalGeneration.from_pretrained(folder)
+    processor = TheirProcessor.from_pretrained(folder)
+    processor.tokenizer.model_max_length = 10**6
+    toolkit_whisper.toolkit_given(recipe(WhisperSettings("de")), model, processor)
+    row = {"audio": str(write("clip.wav", clip(1))), "text": "yes", "row_id": 0}
+    prompt = toolkit_whisper.toolkit_prepare(processor)(row)["prompt"]
+    asked = ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert processor.tokenizer.convert_ids_to_tokens(prompt) == asked
+    assert model.generation_config.language == "de"
+    with pytest.raises(DataError, match="the decoder takes 40"):
+        toolkit_whisper.toolkit_prepare(processor)({**row, "text": "x" * 50})
+
+
+def test_what_a_given_processor_was_told_stays_where_the_settings_are_silent(
+    multilingual: Any, saved: Any
+) -> None:
+    model, _ = multilingual
+    processor = TheirProcessor.from_pretrained(saved(multilingual), language="fr", task="translate")
+    toolkit_whisper.toolkit_given(recipe(), model, processor)
+    assert (processor.tokenizer.language, processor.tokenizer.task) == ("fr", "translate")
+    toolkit_whisper.toolkit_given(recipe(WhisperSettings("de")), model, processor)
+    assert (processor.tokenizer.language, processor.tokenizer.task) == ("de", "translate")
+
+
+def test_given_objects_that_do_not_fit_are_refused(english: Any) -> None:
+    model, processor = english
+    with pytest.raises(ModelError, match="without its processor"):
+        toolkit_whisper.toolkit_given(recipe(), model, None)
+    with pytest.raises(ModelError, match="is a Linear, no Whisper"):
+        toolkit_whisper.toolkit_given(recipe(), torch.nn.Linear(1, 1), processor)
+    with pytest.raises(RecipeError, match="English-only"):
+        toolkit_whisper.toolkit_given(recipe(WhisperSettings("de")), model, processor)
 
 
 def test_a_processor_of_another_model_is_refused(english: Any) -> None:

@@ -70,6 +70,20 @@ def test_without_the_column_the_settings_must_say_the_language(folder: str, rows
     run(recipe(folder, whisper={"language": "de", "max_new_tokens": 4}), "second", data=data)
 
 
+def test_a_recording_of_several_segments(folder: str, clip: Clip, write: Write, in_tmp: Path) -> None:
+    """Five seconds, where the model takes two."""
+    Path("../data").mkdir()
+    times = [(0.0, 1.5, "a"), (1.5, 3.0, "b"), (3.0, 4.9, "c"), (3.0, 9.0, "over the end")]
+    segments = [{"start": start, "end": end, "text": text} for start, end, text in times]
+    talk = {"file_name": write("data/talk.wav", clip(5)).name, "language": "de", "segments": segments}
+    Path("../data/metadata.jsonl").write_text(json.dumps(talk) + "\n")
+    data = {"source": "../data", **ROWS, "max_bad_fraction": 0.25}
+    made = run(recipe(folder, data=data), "first")
+    assert made.summary["rows"] == {"train": 3, "validation": 0, "test": 0, "quarantined": 1}
+    (bad,) = [json.loads(line) for line in Path("first/quarantine.jsonl").read_text().splitlines()]
+    assert "the row's part of it is from 3 to 9 s" in bad["reason"]
+
+
 def test_training_rows_are_changed_and_measured_ones_are_not(folder: str, rows: Any, in_tmp: Path) -> None:
     data = {"train": rows("de", "fr", "en", "ja"), "test": rows("de", "fr")}
     changes = {"speed": 0.1, "noise_snr_db": [5, 10], "time_masks": 1, "frequency_masks": 1}
