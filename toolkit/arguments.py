@@ -26,7 +26,7 @@ from toolkit.structure import show, unknown_key
 # What a run decides for itself: its folder layout, what it shows, and that collators see every column.
 _OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error"}
 _NOT_HERE = ("push_to_hub", "label_smoothing_factor", "bf16_full_eval", "fp16_full_eval")
-_ORDERS = ("random", "sequential")
+_ORDERS = ("random", "sequential", "group_by_length")
 _DEFAULTS = {
     "report_to": "none",
     "save_strategy": "epoch",

@@ -23,11 +23,16 @@ Splits = Mapping[str, Sequence[Row]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column a plugin reads: its name in the plugin, and the names users usually give it."""
+    """A column a plugin reads: its name in the plugin, and the names users usually give it.
+
+    Attributes:
+        one_of: columns that share this name stand for one another: data needs one of them, `required` says nothing.
+    """
 
     name: str
     usual: tuple[str, ...] = ()
     required: bool = True
+    one_of: str | None = None
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,10 @@ def test_a_run_that_came_to_nothing_can_be_begun_again(tiny_recipe: Recipe, in_t
         ({"train": {"eval_strategy": "sometimes"}}, "sometimes"),
         ({"train": {"learning_rate": "1e-4"}}, "train.learning_rate"),
         ({"adapter": {"target_modules": ["q_prj"]}}, "q_prj"),
-        ({"train": {"train_sampling_strategy": "group_by_length"}}, "group_by_length"),
+        (
+            {"train": {"train_sampling_strategy": "group_by_length"}},
+            "no plugin of the recipe tells how long rows are",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(

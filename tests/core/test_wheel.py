@@ -25,6 +25,7 @@ def test_the_top_level_is_ours_alone(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {name for name in tops if not name.endswith(".dist-info")} == {
         "toolkit",
+        "toolkit_causal_lm",
         "toolkit_whisper",
         "toolkit_tasks",
     }
