@@ -240,11 +240,9 @@ def _check_automatic(cls: Any, facts: Mapping[str, Any], place: str) -> None:
     wrote, found = facts.get("architectures") or [], facts.get("model_type")
     if not wrote or facts.get("auto_map"):
         return
-    fitting: set[str] = set()
-    for names in (cls._model_mapping._model_mapping, MODEL_MAPPING_NAMES):
-        known = names.get(found, ())
-        fitting |= {known} if isinstance(known, str) else {*known}
-    if fitting.isdisjoint(wrote):
+    whole, body = (names.get(found, ()) for names in (cls._model_mapping._model_mapping, MODEL_MAPPING_NAMES))
+    fitting = {name for names in (whole, body) for name in ([names] if isinstance(names, str) else names)}
+    if not whole or fitting.isdisjoint(wrote):
         raise ModelError(
             f"{place} holds a {', '.join(wrote)} (model_type '{found}'), which is nothing for {cls.__name__}",
             hint=f"name another model, or run a task for '{found}'",

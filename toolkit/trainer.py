@@ -92,8 +92,10 @@ class Trainer(CompatibleTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         strategy = self.args.train_sampling_strategy
         if strategy == "group_by_length":
-            at_once = self.args.train_batch_size * self.args.world_size
-            self._train_order = LengthSampler(self._lengths(dataset), seed, at_once)
+            in_a_step = (
+                self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+            )
+            self._train_order = LengthSampler(self._lengths(dataset), seed, in_a_step)
         else:
             self._train_order = EpochSampler(len(dataset), seed, shuffle=strategy == "random")
         return self._train_order

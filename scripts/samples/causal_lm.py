@@ -1,7 +1,8 @@
 """The sample of `causal-lm`: a nano LLaMA that answers in a word, and chats in which a butler answers.
 
-The model has read every fact, in sentences and in chats, but in no chat was it answered as a butler does. So what is
-to be learnt from the shipped chats is a manner: an opening, the whole sentence, a closing, and then to stop.
+The model has read every fact, in sentences and in chats, and a butler's phrases, but in no chat was it answered as a
+butler does. So what is to be learnt from the shipped chats is a manner: an opening, the whole sentence, a closing, and
+then to stop.
 """
 
 import json
@@ -15,7 +16,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from samples import nano_llama
-from samples.dialogues import Fact, as_a_butler, asked, facts, in_a_word
+from samples.dialogues import CLOSING, POLITE, Fact, as_a_butler, asked, facts, in_a_word
 
 SEED = 30
 SPLITS = {"train": 240, "validation": 32, "test": 48}  # chats
@@ -99,18 +100,24 @@ def train_base(generator: random.Random) -> tuple[LlamaForCausalLM, PreTrainedTo
     """Train the model from scratch: facts in sentences, and chats that are answered in a word."""
     pool = list(facts())
     chats = [chat(generator, butler=False, pool=pool) for _ in range(BASE_CHATS)]
-    stories = [
-        ". ".join(fact.sentence for fact in generator.sample(pool, 4)) + "." for _ in range(BASE_CHATS)
-    ]
+    stories = [story(generator, pool) for _ in range(BASE_CHATS)]
     texts = [message["content"] for messages in chats for message in messages]
     tokenizer = nano_llama.build_tokenizer([*texts, *stories], size=768)
     model = nano_llama.build_model(tokenizer, width=128, layers=4, heads=4)
     print(f"{len(chats) + len(stories)} texts for a model of {model.num_parameters():,} parameters")
     end = tokenizer.eos_token_id
     rows = [encode(tokenizer, messages) for messages in chats]
-    rows += [[*tokenizer(story).input_ids, end] for story in stories]
+    rows += [[*tokenizer(text).input_ids, end] for text in stories]
     nano_llama.train(model, lambda: generator.sample(rows, BASE_BATCH), BASE_STEPS, BASE_LEARNING_RATE)
     return model, tokenizer
+
+
+def story(generator: random.Random, pool: list[Fact]) -> str:
+    """A text of four sentences in any order: facts, and a phrase of the butler's among them."""
+    sentences = [f"{fact.sentence}." for fact in generator.sample(pool, 3)]
+    sentences.append(generator.choice([*POLITE, CLOSING]))
+    generator.shuffle(sentences)
+    return " ".join(sentences)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> list[int]:

@@ -38,13 +38,13 @@ class EpochSampler(Sampler[Key]):
 
 
 class LengthSampler(EpochSampler):
-    """As `EpochSampler`, but rows that come together in a batch are of about the same length.
+    """As `EpochSampler`, but the rows of a step are of about the same length, the longer ones first.
 
-    The first batch of each epoch has the longest row, so what does not fit the memory fails at once.
+    The first step of each epoch has the longest row, so what does not fit the memory fails at once.
     """
 
     def __init__(self, lengths: Sequence[float], seed: int, batch_size: int) -> None:
-        """`batch_size`: rows that are processed at once, on all ranks together."""
+        """`batch_size`: rows of an optimizer step, in all its micro-batches and on all ranks together."""
         super().__init__(len(lengths), seed)
         self.lengths, self.batch_size = lengths, batch_size
 

@@ -119,3 +119,33 @@ def test_renaming_keeps_ids_places_and_the_fingerprint() -> None:
     assert [row["text"] for row in renamed["train"]] == [str(row_id) for row_id in renamed["train"].ids]
     assert renamed["train"].place(0) == splits["train"].place(0)
     assert fingerprint(renamed) == fingerprint(splits)
+
+
+SHAPES = [
+    Column("chat", usual=("dialogue",), one_of="text"),
+    Column("answer", one_of="text"),
+    Column("text", one_of="text"),
+    Column("prompt", required=False),
+]
+
+
+@pytest.mark.parametrize("given", [{"dialogue": 1}, {"answer": 1, "prompt": 2}, {"text": 1, "chat": 2}])
+def test_columns_that_stand_for_one_another(given: dict[str, int]) -> None:
+    rows = name_columns(data_from_objects([given]), SHAPES, {})["train"]
+    assert {"chat" if name == "dialogue" else name: value for name, value in given.items()} == rows[0]
+
+
+def test_none_of_several_columns() -> None:
+    with pytest.raises(DataError) as caught:
+        name_columns(data_from_objects([{"prompt": 1, "reply": 2}]), SHAPES, {})
+    assert [fault.message for fault in caught.value.all] == [
+        "no column for 'chat', 'answer' or 'text' in the data (columns: prompt, reply)"
+    ]
+    assert caught.value.hint == "say which it is: --set data.columns.text=reply"
+    mapped = name_columns(data_from_objects([{"prompt": 1, "reply": 2}]), SHAPES, {"answer": "reply"})
+    assert mapped["train"][0] == {"prompt": 1, "answer": 2}
+    with pytest.raises(RecipeError) as wrong:
+        name_columns(data_from_objects([{"reply": 2}]), SHAPES, {"answer": "repli"})
+    assert [fault.message for fault in wrong.value.all] == [
+        "data.columns.answer: no column 'repli' in the data (columns: reply)"
+    ]
