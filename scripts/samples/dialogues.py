@@ -86,8 +86,8 @@ def facts() -> Iterator[Fact]:
             after, before = names[(place + 1) % len(names)], names[place - 1]
             yield _fact(f"Which {kind} comes after {name}?", after, f"{after} comes after {name}")
             yield _fact(f"Which {kind} comes before {name}?", before, f"{before} comes before {name}")
-    for one, other in [*OPPOSITES.items(), *((other, one) for one, other in OPPOSITES.items())]:
-        yield _fact(f"What is the opposite of {one}?", other, f"the opposite of {one} is {other}")
+    for word, opposite in [*OPPOSITES.items(), *((second, first) for first, second in OPPOSITES.items())]:
+        yield _fact(f"What is the opposite of {word}?", opposite, f"the opposite of {word} is {opposite}")
     for thing, colour in COLOURS.items():
         yield _fact(f"What colour is {thing}?", colour, f"{thing} is {colour}")
     for who, home in HOMES.items():
