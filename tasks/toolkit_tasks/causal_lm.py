@@ -35,7 +35,7 @@ recipe = Recipe(
     sample={
         "model": _SAMPLE / "model",
         "data": _SAMPLE / "data",
-        "train": {"learning_rate": 3e-3},
+        "train": {"learning_rate": 5e-3, "num_train_epochs": 6},
     },
     **{"causal-lm": {}},
 )
