@@ -242,7 +242,7 @@ def _check_automatic(cls: Any, facts: Mapping[str, Any], place: str) -> None:
         return
     whole, body = (names.get(found, ()) for names in (cls._model_mapping._model_mapping, MODEL_MAPPING_NAMES))
     fitting = {name for names in (whole, body) for name in ([names] if isinstance(names, str) else names)}
-    if not whole or fitting.isdisjoint(wrote):
+    if whole != body and (not whole or fitting.isdisjoint(wrote)):
         raise ModelError(
             f"{place} holds a {', '.join(wrote)} (model_type '{found}'), which is nothing for {cls.__name__}",
             hint=f"name another model, or run a task for '{found}'",
