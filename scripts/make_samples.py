@@ -19,7 +19,14 @@ def whisper_asr(folder: Path) -> None:
     whisper_asr.make(folder)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"whisper-asr": whisper_asr}
+def causal_lm(folder: Path) -> None:
+    """Chats in a manner of speaking, and a language model that knows the answers but not the manner."""
+    from samples import causal_lm
+
+    causal_lm.make(folder)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"whisper-asr": whisper_asr, "causal-lm": causal_lm}
 
 
 def main() -> None:

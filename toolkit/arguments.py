@@ -45,7 +45,7 @@ _NOT_NEGATIVE = (
 )
 _ABOVE_ZERO = ("eval_steps", "save_steps", "logging_steps")
 _MOST_SEED = 2**32 - 1
-_ORDERS = ("random", "sequential")
+_ORDERS = ("random", "sequential", "group_by_length")
 _DEFAULTS = {
     "report_to": "none",
     "save_strategy": "epoch",

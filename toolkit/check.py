@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit import dry_run
 from toolkit.adapters import configure, trainable_parameters
-from toolkit.data.columns import Renamed
+from toolkit.data.columns import names_given
 from toolkit.data.inspection import inspect_rows
 from toolkit.data.rows import PreparedRows
 from toolkit.data.splits import Rows
@@ -106,7 +106,7 @@ class _Look:
         report = self.report
         with report.collecting():
             self.splits = open_data(self.plugins, None)
-            report.columns = _columns(self.splits["train"])
+            report.columns = names_given(self.splits["train"])
         if settings_known:
             with report.collecting():
                 self._load()
@@ -181,11 +181,6 @@ class _Look:
 
 
 # ---- parts -----------------------------------------------------------------------------------------------
-
-
-def _columns(rows: Rows) -> dict[str, str]:
-    """The data's name of each column that the plugins read."""
-    return dict(rows.source.names) if isinstance(rows.source, Renamed) else {}
 
 
 def matches(model: Any, adapter: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from toolkit import checkpoint, hub
 from toolkit.arguments import refuse_fp16_on_cpu, training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.card import write_card
+from toolkit.data.columns import names_given
 from toolkit.data.fingerprint import fingerprint
 from toolkit.data.rows import BadRow, PreparedRows, Quarantine
 from toolkit.data.splits import Rows
@@ -102,6 +103,11 @@ class Execution:
                 "eval.early_stopping_patience: training is never evaluated",
                 hint="--set train.eval_strategy=epoch, or --set eval.early_stopping_patience=null",
             )
+        if train.get("train_sampling_strategy") == "group_by_length" and self.plugins.row_length() is None:
+            raise RecipeError(
+                "train.train_sampling_strategy: no plugin of the recipe tells how long rows are",
+                hint="take random, or add a plugin that answers toolkit_row_length",
+            )
         batch = train.get("per_device_train_batch_size", 8)
         if train.get("dataloader_drop_last") and len(self.splits["train"]) < batch:
             raise RecipeError(
@@ -187,6 +193,7 @@ class Execution:
             **environment(),
             "data_fingerprint": fingerprint(self.splits),
             "base_model": base_model(self.recipe.model),
+            "columns": names_given(self.splits["train"]),
         }
         checkpoint.write_json(self.files.environment, facts)
 

@@ -68,6 +68,8 @@ def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
         @hookimpl
         def toolkit_columns(recipe):
             return [Column("image", usual=("img", "file_name")), Column("label", usual=("class",))]
+
+    Where a row may have one of several shapes, their columns share a name in `one_of`: data needs one of them.
     """
 
 
@@ -136,7 +138,8 @@ def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[s
     """Build: `(row) -> facts`, what can be said of a raw row at little cost, from headers, without decoding it.
 
     When: over up to 1000 rows, evenly spread, by `toolkit check` and before each run. Numbers are summed up by their
-    least, median and largest, texts are counted. Default: nothing is said, and runs find bad rows as they meet them.
+    least, median and largest, texts are counted. The fact `noted`, a text, is also told as a run begins, with the
+    number of rows it holds for. Default: nothing is said, and runs find bad rows as they meet them.
     Errors: `DataError` for a row that `toolkit_prepare` would refuse; its `facts` may hold what was found by then.
     A run is refused when they are more than `data.max_bad_fraction` of the rows.
 
@@ -146,6 +149,20 @@ def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[s
                 width, height = size_in_header(row["image"])
                 return {"width": width, "height": height, "label": row["label"]}
             return look
+    """
+
+
+@hookspec
+def toolkit_row_length(recipe: Recipe) -> Callable[[Row], float] | None:
+    """Build: `(raw row) -> length`, in any unit that tells how much work a row is, from headers, without decoding it.
+
+    When: once for each training row, before the first epoch, where the recipe has `train.train_sampling_strategy:
+    group_by_length`: batches are made of rows of about the same length then. A run that asks for it and has no
+    answer is refused. A row for which it raises `DataError` counts as having no length.
+
+        @hookimpl
+        def toolkit_row_length(recipe):
+            return lambda row: float(pixels_in_header(row["image"]))
     """
 
 
@@ -226,7 +243,8 @@ def toolkit_loss(recipe: Recipe) -> Callable[[Any, Batch], Loss] | None:
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored] | None:
     """Build: `(model, batch) -> Scored`, the loss and what the metrics need, from one forward where possible.
 
-    When: for each batch of an evaluation, in evaluation mode, without gradients.
+    When: asked at the start of each evaluation, so the answer may count what it has seen; called for each batch, in
+    evaluation mode, without gradients.
     Default: the loss alone; its `outputs` are there for the metrics.
 
         @hookimpl
@@ -264,10 +282,13 @@ def toolkit_callbacks(recipe: Recipe) -> Sequence[TrainerCallback] | None:
 
 
 @hookspec
-def toolkit_predict(recipe: Recipe, model: Any, processor: Any) -> Callable[[list[str]], list[Any]] | None:
+def toolkit_predict(
+    recipe: Recipe, model: Any, processor: Any, columns: Mapping[str, str]
+) -> Callable[[list[str]], list[Any]] | None:
     """Build: `(inputs) -> outputs`, one output (text, or plain JSON) for each input of `toolkit predict`.
 
-    When: the model of a run is used. There is no default.
+    When: the model of a run is used. There is no default. `columns` has the data's name of each column that the
+    plugins found in the run's training rows: what its rows were like.
     Errors: `DataError` for an input that cannot be used.
 
         @hookimpl

@@ -227,6 +227,8 @@ def _named_class(place: str, facts: Mapping[str, Any], spec: ModelSpec) -> Any:
 
 def _check_architecture(cls: Any, facts: Mapping[str, Any], place: str) -> None:
     """Transformers loads a model of one type into the class of another, and draws at random what is missing."""
+    if getattr(cls, "_model_mapping", None) is not None:
+        _check_automatic(cls, facts, place)
     expected, found = getattr(cls, "config_class", None), facts.get("model_type")
     if expected is None or found is None or found == expected.model_type or expected.base_config_key in facts:
         return
@@ -235,6 +237,22 @@ def _check_architecture(cls: Any, facts: Mapping[str, Any], place: str) -> None:
         f"{place} holds a {wrote} (model_type '{found}'), not a {cls.__name__} ('{expected.model_type}')",
         hint=f"name a model of type '{expected.model_type}', or run a task for '{found}'",
     )
+
+
+def _check_automatic(cls: Any, facts: Mapping[str, Any], place: str) -> None:
+    """An Auto class takes a part of a model for the whole, where there is a class for such a part."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    wrote, found = facts.get("architectures") or [], facts.get("model_type")
+    if not wrote or facts.get("auto_map"):
+        return
+    whole, body = (names.get(found, ()) for names in (cls._model_mapping._model_mapping, MODEL_MAPPING_NAMES))
+    fitting = {name for names in (whole, body) for name in ([names] if isinstance(names, str) else names)}
+    if whole != body and (not whole or fitting.isdisjoint(wrote)):
+        raise ModelError(
+            f"{place} holds a {', '.join(wrote)} (model_type '{found}'), which is nothing for {cls.__name__}",
+            hint=f"name another model, or run a task for '{found}'",
+        )
 
 
 def _check_format(place: str, stem: str) -> None:

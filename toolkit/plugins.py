@@ -135,7 +135,7 @@ class Plugins:
         if len(answers) > 1:
             raise PluginError(
                 f"plugins {' and '.join(repr(name) for name in answers)} both answer {hook}",
-                hint="name just one of them in the recipe's `plugins`",
+                hint="a run trains one kind of model: name just one of them in the recipe's `plugins`",
             )
         return next(iter(answers.values()), None)
 
@@ -159,8 +159,13 @@ class Plugins:
     # ---- one method a hook, in calling order ---------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise the faults that the plugins find, all together."""
+        """Raise the faults that the plugins find, all together, or that two of them each bring a model."""
         faults = self._all("toolkit_check", recipe=self.recipe)
+        if len(self._pm.hook.toolkit_model.get_hookimpls()) > 1:
+            try:
+                self.model()
+            except PluginError as error:
+                faults.append(error)
         if faults:
             raise RecipeError.gather([_as_fault(fault) for fault in faults])
 
@@ -181,6 +186,9 @@ class Plugins:
 
     def inspect(self, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
         return self._one("toolkit_inspect", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
+
+    def row_length(self) -> Callable[[Row], float] | None:
+        return self._one("toolkit_row_length", recipe=self.recipe)  # type: ignore[no-any-return]
 
     def prepare(self, processor: Any) -> Callable[[Row], Row] | None:
         return self._one("toolkit_prepare", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
@@ -208,10 +216,11 @@ class Plugins:
     def callbacks(self) -> list[TrainerCallback]:
         return self._all("toolkit_callbacks", recipe=self.recipe)
 
-    def predict(self, model: Any, processor: Any) -> Callable[[Sequence[str]], list[Any]]:
-        return self._required(  # type: ignore[no-any-return]
-            "toolkit_predict", "predicts", recipe=self.recipe, model=model, processor=processor
-        )
+    def predict(
+        self, model: Any, processor: Any, columns: Mapping[str, str]
+    ) -> Callable[[Sequence[str]], list[Any]]:
+        given = {"model": model, "processor": processor, "columns": columns}
+        return self._required("toolkit_predict", "predicts", recipe=self.recipe, **given)  # type: ignore[no-any-return]
 
     def run_finished(self, run: Run) -> None:
         self._tell("toolkit_run_finished", run=run)

@@ -58,7 +58,8 @@ class Run:
         """
         given = [inputs] if isinstance(inputs, str | Path) else inputs
         self.model.eval()
-        return self._plugins.predict(self.model, self.processor)([str(one) for one in given])
+        columns = self._files.read_environment().get("columns", {})
+        return self._plugins.predict(self.model, self.processor, columns)([str(one) for one in given])
 
     def evaluate(self, data: Any = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Measure the model: on the run's own test (or validation) rows, or on `data`, a source or objects.
@@ -222,7 +223,7 @@ def _carry_out(
             )
         loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
         if not going_on:
-            _refuse_bad_rows(plugins, splits, loaded[1])
+            _look_at_rows(plugins, splits, loaded[1])
         with files.removed_if_nothing_comes_of_it():
             files.make()
             execution = Execution(plugins, files, splits, *loaded, signals)
@@ -254,13 +255,18 @@ def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return recipe.override(**settings)
 
 
-def _refuse_bad_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
+def _look_at_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
     """Raise `DataError` at once where the run would end by bad rows, as far as a look at them can tell."""
     from toolkit.data.inspection import inspect_rows
 
     look = plugins.inspect(processor)
-    if look is not None and (faults := inspect_rows(splits, look).faults(plugins.recipe.data)):
+    if look is None:
+        return
+    found = inspect_rows(splits, look)
+    if faults := found.faults(plugins.recipe.data):
         raise DataError.gather(faults)
+    for notice in found.notices():
+        say(notice)
 
 
 def _observed(observe: Any, *arguments: Any) -> None:

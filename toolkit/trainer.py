@@ -18,19 +18,19 @@ import contextlib
 import itertools
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
-from toolkit.data.sampling import EpochSampler
+from toolkit.data.sampling import EpochSampler, LengthSampler
 from toolkit.metrics import Sample, Scores
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
@@ -65,6 +65,7 @@ class Trainer(CompatibleTrainer):
         self._plugins, self._quarantine = plugins, quarantine
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
+        self._known_lengths: list[float] | None = None
         self._streaming = False
         self.samples: list[Sample] = []
         """Of the last evaluation."""
@@ -73,7 +74,6 @@ class Trainer(CompatibleTrainer):
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
             self._loss = plugins.loss() or model_loss
-            self._evaluate_batch = plugins.evaluate_batch(processor) or self._loss_alone
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
             # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
             self.loss_is_scaled_for_ga = False
@@ -90,10 +90,29 @@ class Trainer(CompatibleTrainer):
         if not isinstance(dataset, PreparedRows):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._train_order = EpochSampler(
-            len(dataset), seed, shuffle=self.args.train_sampling_strategy == "random"
-        )
+        strategy = self.args.train_sampling_strategy
+        if strategy == "group_by_length":
+            in_a_step = (
+                self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+            )
+            self._train_order = LengthSampler(self._lengths(dataset), seed, in_a_step)
+        else:
+            self._train_order = EpochSampler(len(dataset), seed, shuffle=strategy == "random")
         return self._train_order
+
+    def _lengths(self, dataset: PreparedRows) -> Sequence[float]:
+        """How much work each row is, as the plugins tell it; read once, for that reads every row."""
+        if self._known_lengths is None:
+            measure = self._plugins.row_length() if self._plugins is not None else None
+            assert measure is not None, "a run without one is refused"
+            self._known_lengths = dataset.lengths(measure)
+        return self._known_lengths
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In order, whatever the order of training; upstream's grouping would want to see every row first."""
+        if not isinstance(eval_dataset, PreparedRows):
+            return super()._get_eval_sampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as stack:
@@ -198,6 +217,7 @@ class Trainer(CompatibleTrainer):
     def _scores(self, dataloader: DataLoader[Any]) -> Scores:
         assert self._plugins is not None
         scores = Scores(self._plugins.metrics(self.processing_class))
+        evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         for batch in dataloader:
@@ -205,7 +225,7 @@ class Trainer(CompatibleTrainer):
             if "num_targets" in self._good_rows(batch):
                 inputs = self._prepare_inputs(batch)
                 with torch.no_grad(), self.accelerator.autocast():
-                    scores.update(self._evaluate_batch(self.model, inputs))
+                    scores.update(evaluate_batch(self.model, inputs))
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.args.world_size > 1:
             first, *others = gather_object([scores])

@@ -28,12 +28,14 @@ class Column:
     Attributes:
         holds_rows: it holds a list of rows, which take the place of the one that they are in: `[{"start": 0.0,
             "text": "..."}, ...]`. All its columns are theirs too, where they say nothing else.
+        one_of: columns that share this name stand for one another: data needs one of them, `required` says nothing.
     """
 
     name: str
     usual: tuple[str, ...] = ()
     required: bool = True
     holds_rows: bool = False
+    one_of: str | None = None
 
 
 @dataclass(frozen=True)

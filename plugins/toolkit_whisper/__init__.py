@@ -59,6 +59,13 @@ def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]
 
 
 @hookimpl
+def toolkit_row_length() -> Callable[[Row], float]:
+    from toolkit_whisper.inspect_ import seconds
+
+    return seconds
+
+
+@hookimpl
 def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
     from toolkit_whisper.prepare import Prepare
 

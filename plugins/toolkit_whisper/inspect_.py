@@ -49,6 +49,12 @@ class Inspect:
             check_length(recording, self.features.seconds)
 
 
+def seconds(row: Row) -> float:
+    """How long a raw row sounds, as its file's header says."""
+    with opened(row["audio"], *part_of(row)) as recording:
+        return recording.seconds
+
+
 class Show:
     """`(prepared row) -> text`: how long it sounds, and what the decoder shall write, with special tokens."""
 

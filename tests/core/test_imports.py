@@ -16,6 +16,7 @@ HEAVY = (
     "torchaudio",
     "soundfile",
     "numpy",
+    "toolkit_causal_lm",
     "toolkit_whisper",
     "toolkit_tasks",
 )
@@ -65,3 +66,4 @@ def test_importing_a_task_imports_no_plugin() -> None:
 
 def test_importing_a_plugin_is_light() -> None:
     assert loaded_by("import toolkit_whisper") == "toolkit_whisper"
+    assert loaded_by("import toolkit_causal_lm") == "toolkit_causal_lm"

@@ -307,7 +307,9 @@ def test_other_architecture(saved: dict[str, Path]) -> None:
     assert caught.value.message == (
         f"{saved['clip']} holds a CLIPModel (model_type 'clip'), not a WhisperForConditionalGeneration ('whisper')"
     )
-    with pytest.raises(ModelError, match="CLIPConfig for this kind of AutoModel: AutoModelForCausalLM"):
+    with pytest.raises(
+        ModelError, match=r"a CLIPModel \(model_type 'clip'\), which is nothing for AutoModelForCausalLM"
+    ):
         load_model(saved["clip"], AutoModelForCausalLM)
 
 
@@ -508,3 +510,18 @@ def test_loading_prints_nothing_and_changes_no_setting(
     assert (messages.get_verbosity(), messages.is_progress_bar_enabled(), logging.getLogger().level) == before
     LlamaForCausalLM.from_pretrained(saved["llama"])
     assert "Loading weights" in capfd.readouterr().err
+
+
+def test_an_auto_class_takes_no_part_of_a_model_for_the_whole(tmp_path: Path) -> None:
+    """Whisper's decoder alone could be loaded as a causal language model, and would be."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, WhisperConfig
+
+    WhisperConfig(architectures=["WhisperForConditionalGeneration"]).save_pretrained(tmp_path / "speech")
+    with pytest.raises(ModelError, match="which is nothing for AutoModelForCausalLM") as caught:
+        load_model(tmp_path / "speech", AutoModelForCausalLM)
+    assert caught.value.hint == "name another model, or run a task for 'whisper'"
+    LlamaConfig(architectures=["LlamaForSequenceClassification"]).save_pretrained(tmp_path / "classes")
+    with pytest.raises(
+        ModelError, match=r"a LlamaForSequenceClassification \(model_type 'llama'\), which is nothing"
+    ):
+        load_model(tmp_path / "classes", AutoModelForCausalLM)

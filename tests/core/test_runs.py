@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,10 @@ def test_a_run_that_came_to_nothing_can_be_begun_again(tiny_recipe: Recipe, in_t
         ({"train": {"eval_strategy": "sometimes"}}, "sometimes"),
         ({"train": {"learning_rate": "1e-4"}}, "train.learning_rate"),
         ({"adapter": {"target_modules": ["q_prj"]}}, "q_prj"),
-        ({"train": {"train_sampling_strategy": "group_by_length"}}, "group_by_length"),
+        (
+            {"train": {"train_sampling_strategy": "group_by_length"}},
+            "no plugin of the recipe tells how long rows are",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(
@@ -265,3 +269,101 @@ def test_objects_given_in_code_are_shown_to_the_plugins(tiny_recipe: Recipe, ins
     assert model.shown == ("tiny", None)
     loaded, _ = open_model(plugins, (None, "mine"), seed=0)
     assert loaded.shown == ("tiny", "mine")
+
+
+MEASURES = """
+    from toolkit import DataError, hookimpl
+
+    @hookimpl
+    def toolkit_row_length():
+        def length(row):
+            if not row["ids"]:
+                raise DataError("nothing to measure")
+            return float(len(row["ids"]))
+        return length
+"""
+
+
+def test_rows_grouped_by_length(tiny_recipe: Recipe, install: Install, in_tmp: Path) -> None:
+    """The widths of the batches, which the tiny plugin reports: the first has the longest row, the others are alike."""
+    install(
+        "toolkit-measures", plugins={"measures": "toolkit_measures"}, modules={"toolkit_measures": MEASURES}
+    )
+    train = {
+        "train_sampling_strategy": "group_by_length",
+        "logging_steps": 1,
+        "save_steps": 2,
+        "eval_strategy": "epoch",
+    }
+    recipe = tiny_recipe.override(plugins=["tiny", "measures"], train=train, data={"max_bad_fraction": 0.5})
+    data = {**SPLITS, "train": [*rows(39), {"ids": []}]}
+    run(recipe, "whole", data=data)
+    widths = [int(line["width"]) for line in lines(Path("whole")) if line["split"] == "train"]
+    epochs = [widths[at : at + 10] for at in range(0, 30, 10)]
+    assert all(epoch[0] == 8 for epoch in epochs)  # of nine tokens
+    assert sum(widths) < 0.85 * 8 * len(widths)
+    assert epochs[0] != epochs[1]
+    shutil.copytree("whole", "stopped")
+    for step in range(14, 31, 2):
+        shutil.rmtree(f"stopped/checkpoints/checkpoint-{step}")
+    Path("stopped/summary.json").unlink()
+    again = run(recipe, "stopped", data=data, resume=True)
+    assert again.summary["train"]["resumed_from"] == 12
+    assert same(weights(Path("whole")), weights(again.folder))
+    assert lines(Path("whole")) == lines(again.folder)
+
+
+ASKS = """
+    from toolkit import hookimpl
+
+    @hookimpl
+    def toolkit_predict(columns):
+        return lambda inputs: [columns for one in inputs]
+"""
+
+
+def test_predictions_know_what_the_rows_were_like(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path
+) -> None:
+    from tests.core import tiny
+
+    plain = tiny.PLUGIN[: tiny.PLUGIN.index("@hookimpl\ndef toolkit_predict")]
+    install("toolkit-plain", plugins={"plain": "toolkit_plain"}, modules={"toolkit_plain": plain})
+    install("toolkit-asks", plugins={"asks": "toolkit_asks"}, modules={"toolkit_asks": ASKS})
+    recipe = tiny_recipe.override(plugins=["plain", "asks"], train={"max_steps": 1})
+    result = run(recipe, "first", data=[{"tokens": row["ids"]} for row in rows(20)])
+    assert result.predict(["x"]) == load_run("first").predict(["x"]) == [{"ids": "tokens"}]
+
+
+def test_two_models_in_one_run_are_refused_first(tiny_recipe: Recipe, install: Install, in_tmp: Path) -> None:
+    from tests.core import tiny
+
+    other = tiny.PLUGIN.replace('"ids", usual', '"other", usual')
+    install("toolkit-other", plugins={"other": "toolkit_other"}, modules={"toolkit_other": other})
+    with pytest.raises(RecipeError, match="plugins 'tiny' and 'other' both answer toolkit_model") as caught:
+        run(tiny_recipe.override(plugins=["tiny", "other"]), "first", data=SPLITS)
+    assert "a run trains one kind of model: name just one of them" in str(caught.value.hint)
+    assert not Path("first").exists()
+
+
+COUNTS = """
+    from toolkit import hookimpl, Scored, Loss
+
+    @hookimpl
+    def toolkit_evaluate_batch():
+        seen = []
+        def evaluate(model, batch):
+            seen.append(batch)
+            logits = model(input_ids=batch["input_ids"]).logits[:, :-1]
+            return Scored(Loss(logits.sum() * 0 + len(seen), 1, outputs=logits), batch)
+        return evaluate
+"""
+
+
+def test_each_evaluation_begins_anew(tiny_recipe: Recipe, install: Install, in_tmp: Path) -> None:
+    install("toolkit-counts", plugins={"counts": "toolkit_counts"}, modules={"toolkit_counts": COUNTS})
+    recipe = tiny_recipe.override(
+        plugins=["tiny", "counts"], train={"max_steps": 1, "per_device_eval_batch_size": 2}
+    )
+    summary = run(recipe, "first", data=SPLITS).summary
+    assert summary["before"]["loss"] == summary["after"]["loss"] == 2.0  # the mean of 1, 2 and 3

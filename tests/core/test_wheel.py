@@ -25,6 +25,7 @@ def test_the_top_level_is_ours_alone(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {name for name in tops if not name.endswith(".dist-info")} == {
         "toolkit",
+        "toolkit_causal_lm",
         "toolkit_whisper",
         "toolkit_tasks",
     }
@@ -33,6 +34,8 @@ def test_the_top_level_is_ours_alone(wheel: zipfile.ZipFile) -> None:
 def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {f"{top}/py.typed" for top in ("toolkit", "toolkit_whisper", "toolkit_tasks")} <= names
+    assert "toolkit_causal_lm/py.typed" in names
+    assert "toolkit_tasks/samples/causal_lm/data/train.jsonl" in names
     samples = [
         info for info in wheel.infolist() if info.filename.startswith("toolkit_tasks/samples/whisper_asr/")
     ]
@@ -47,4 +50,6 @@ def test_the_entry_points_are_declared(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(name).decode()
     assert "toolkit = toolkit.cli:main" in text
     assert "whisper = toolkit_whisper" in text
+    assert "causal-lm = toolkit_causal_lm" in text
+    assert "causal-lm = toolkit_tasks.causal_lm" in text
     assert "whisper-asr = toolkit_tasks.whisper_asr" in text

@@ -72,14 +72,20 @@ def name_columns(
     return {name: replace(rows, source=Renamed(rows.source, found[name])) for name, rows in splits.items()}
 
 
+def names_given(rows: Rows) -> dict[str, str]:
+    """The data's name of each column that the plugins read."""
+    return dict(rows.source.names) if isinstance(rows.source, Renamed) else {}
+
+
 def _merged(columns: Sequence[Column]) -> list[Column]:
     """Columns that several plugins read, once each."""
     merged: dict[str, Column] = {}
     for column in columns:
         other = merged.get(column.name, column)
         usual = tuple(dict.fromkeys(other.usual + column.usual))
-        required, holds_rows = other.required or column.required, other.holds_rows or column.holds_rows
-        merged[column.name] = Column(column.name, usual, required, holds_rows)
+        required, one_of = other.required or column.required, other.one_of or column.one_of
+        holds_rows = other.holds_rows or column.holds_rows
+        merged[column.name] = Column(column.name, usual, required, holds_rows, one_of)
     return list(merged.values())
 
 
@@ -149,11 +155,20 @@ def _missing(
     for column in columns:
         if column.name in found:
             continue
+        alike = [one.name for one in columns if one.one_of == column.one_of and column.one_of]
         if column.name in mapping:
             given = mapping[column.name]
             message = f"data.columns.{column.name}: no column '{given}' in {where} {there}"
             faults.append(RecipeError(message, hint=did_you_mean(given, present) or "name one of them"))
-        elif column.required:
-            hint = f"say which it is: --set data.columns.{column.name}={free[0] if free else 'COLUMN'}"
-            faults.append(DataError(f"no column for '{column.name}' in {where} {there}", hint=hint))
+        elif alike[:1] == [column.name] and not {*alike} & {*found, *mapping}:
+            names = " or ".join([", ".join(f"'{name}'" for name in alike[:-1]), f"'{alike[-1]}'"])
+            faults.append(DataError(f"no column for {names} in {where} {there}", hint=_told(alike[-1], free)))
+        elif column.required and not alike:
+            faults.append(
+                DataError(f"no column for '{column.name}' in {where} {there}", hint=_told(column.name, free))
+            )
     return faults
+
+
+def _told(name: str, free: Sequence[str]) -> str:
+    return f"say which it is: --set data.columns.{name}={free[0] if free else 'COLUMN'}"

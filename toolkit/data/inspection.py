@@ -50,6 +50,14 @@ class Inspection:
             "reasons": [one.reason for one in self.bad[:5]],
         }
 
+    def notices(self) -> list[str]:
+        """What is worth telling before a run: the texts of the fact `noted`, each with its number of rows."""
+        looked_at = sum(self.looked_at.values())
+        return [
+            f"{count:.0f} of {looked_at} rows looked at: {text}"
+            for text, count in self.facts.get("noted", {}).items()
+        ]
+
     def faults(self, data: DataSpec) -> list[DataError]:
         """What would end a run on these rows, by the recipe's limits on bad ones.
 

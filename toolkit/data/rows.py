@@ -55,6 +55,16 @@ class PreparedRows(Dataset[Fetched]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def lengths(self, measure: Callable[[Row], float]) -> list[float]:
+        """The length of each raw row; 0 where it cannot be told."""
+        return [self._length(place, measure) for place in range(len(self))]
+
+    def _length(self, place: int, measure: Callable[[Row], float]) -> float:
+        try:
+            return measure({**self.rows[place], "row_id": self.row_ids[place]})
+        except DataError:
+            return 0.0
+
     def __getitem__(self, key: int | Key) -> Fetched:
         if not isinstance(key, tuple):
             row = self._good_or_bad(key)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
 
 from toolkit.data.rows import Key
+
+BATCHES_SORTED = 50
+"""So many batches of random rows are sorted together: more would differ less within, but also from epoch to epoch."""
 
 
 class EpochSampler(Sampler[Key]):
@@ -23,9 +26,41 @@ class EpochSampler(Sampler[Key]):
         return self.size
 
     def __iter__(self) -> Iterator[Key]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
-        else:
-            order = list(range(self.size))
+        order = self._order(self._generator()) if self.shuffle else list(range(self.size))
         return iter([(self.epoch, place) for place in order])
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+    def _order(self, generator: torch.Generator) -> list[int]:
+        order: list[int] = torch.randperm(self.size, generator=generator).tolist()
+        return order
+
+
+class LengthSampler(EpochSampler):
+    """As `EpochSampler`, but the rows of a step are of about the same length, the longer ones first.
+
+    The first step of each epoch has the longest row, so what does not fit the memory fails at once.
+    """
+
+    def __init__(self, lengths: Sequence[float], seed: int, batch_size: int) -> None:
+        """`batch_size`: rows of an optimizer step, in all its micro-batches and on all ranks together."""
+        super().__init__(len(lengths), seed)
+        self.lengths, self.batch_size = lengths, batch_size
+
+    def _order(self, generator: torch.Generator) -> list[int]:
+        order = super()._order(generator)
+        longest = max(order, key=self.lengths.__getitem__)
+        order.remove(longest)
+        first, *others = self._batches([longest, *order])
+        whole = [batch for batch in others if len(batch) == self.batch_size]
+        shuffled = [whole[place] for place in torch.randperm(len(whole), generator=generator)]
+        rest = [batch for batch in others if len(batch) < self.batch_size]
+        return [place for batch in (first, *shuffled, *rest) for place in batch]
+
+    def _batches(self, order: Sequence[int]) -> list[list[int]]:
+        """Batches of neighbours in length, out of one group of rows after the other."""
+        size, group = self.batch_size, self.batch_size * BATCHES_SORTED
+        groups = [order[start : start + group] for start in range(0, len(order), group)]
+        by_length = [sorted(rows, key=self.lengths.__getitem__, reverse=True) for rows in groups]
+        return [rows[start : start + size] for rows in by_length for start in range(0, len(rows), size)]

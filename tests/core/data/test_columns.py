@@ -174,3 +174,33 @@ def test_the_fingerprint_knows_parts_and_what_is_in_them() -> None:
     other = [{**TALKS[0], "parts": [{"at": 0, "text": "uno"}, {"at": 3, "text": "two"}]}, *TALKS[1:]]
     assert name(TALKS) == name([dict(talk) for talk in TALKS])
     assert len({name(TALKS), name(other), name(TALKS, slice(1)), name(TALKS, slice(1, 2))}) == 4
+
+
+SHAPES = [
+    Column("chat", usual=("dialogue",), one_of="text"),
+    Column("answer", one_of="text"),
+    Column("text", one_of="text"),
+    Column("prompt", required=False),
+]
+
+
+@pytest.mark.parametrize("given", [{"dialogue": 1}, {"answer": 1, "prompt": 2}, {"text": 1, "chat": 2}])
+def test_columns_that_stand_for_one_another(given: dict[str, int]) -> None:
+    rows = name_columns(data_from_objects([given]), SHAPES, {})["train"]
+    assert {"chat" if name == "dialogue" else name: value for name, value in given.items()} == rows[0]
+
+
+def test_none_of_several_columns() -> None:
+    with pytest.raises(DataError) as caught:
+        name_columns(data_from_objects([{"prompt": 1, "reply": 2}]), SHAPES, {})
+    assert [fault.message for fault in caught.value.all] == [
+        "no column for 'chat', 'answer' or 'text' in the data (columns: prompt, reply)"
+    ]
+    assert caught.value.hint == "say which it is: --set data.columns.text=reply"
+    mapped = name_columns(data_from_objects([{"prompt": 1, "reply": 2}]), SHAPES, {"answer": "reply"})
+    assert mapped["train"][0] == {"prompt": 1, "answer": 2}
+    with pytest.raises(RecipeError) as wrong:
+        name_columns(data_from_objects([{"reply": 2}]), SHAPES, {"answer": "repli"})
+    assert [fault.message for fault in wrong.value.all] == [
+        "data.columns.answer: no column 'repli' in the data (columns: reply)"
+    ]

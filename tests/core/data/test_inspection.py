@@ -101,3 +101,10 @@ def test_what_ends_a_run_whatever_the_share() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_an_empty_inspection_finds_nothing(share: float) -> None:
     assert messages(inspection(0, 0, 0), max_bad_fraction=share) == []
+
+
+def test_what_is_noted_of_rows_is_told() -> None:
+    rows = data_from_objects([{"value": number} for number in range(3)])
+    found = inspect_rows(rows, lambda row: {"noted": "large"} if row["value"] > 0 else {})
+    assert found.notices() == ["2 of 3 rows looked at: large"]
+    assert inspect_rows(rows, lambda row: {"value": 1.0}).notices() == []

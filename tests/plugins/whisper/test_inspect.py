@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toolkit_whisper import toolkit_inspect, toolkit_prepare, toolkit_show
+from toolkit_whisper import toolkit_inspect, toolkit_prepare, toolkit_row_length, toolkit_show
 from toolkit_whisper.labels import set_prompt
 from toolkit_whisper.settings import WhisperSettings
 
@@ -209,3 +209,12 @@ def test_a_fault_of_the_adapter_is_told_once(whole: Recipe) -> None:
         "adapter.task_type",
     ]
     assert [one["matched"] for one in report.adapter or ()] == [1]
+
+
+def test_the_length_of_a_row_is_how_long_it_sounds(clip: Any, write: Any) -> None:
+    row = {"audio": str(write("talk.wav", clip(5), 22_050)), "text": "not asked for"}
+    length = toolkit_row_length()
+    assert length(row) == pytest.approx(5 * 16_000 / 22_050, abs=1e-3)
+    assert length({**row, "start": 0.5, "end": "2"}) == pytest.approx(1.5)
+    with pytest.raises(DataError):
+        length({"audio": "gone.wav"})

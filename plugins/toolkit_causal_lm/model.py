@@ -1,0 +1,63 @@
+"""Loading a language model and its tokenizer, and seeing that they agree on where a text ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from toolkit import ModelError, RecipeError, load_model, load_processor
+from toolkit_causal_lm.encode import complete
+from toolkit_causal_lm.generate import ends
+from toolkit_causal_lm.packing import check_keeps_apart
+from toolkit_causal_lm.settings import CausalLMSettings
+
+
+def load(spec: Any, settings: CausalLMSettings) -> tuple[Any, Any]:
+    """The model and its tokenizer, which has a chat template, an end and a padding, and knows the model's length.
+
+    Raises:
+        ModelError: it cannot be loaded, is no causal language model, or its tokenizer is another model's.
+        RecipeError: it cannot do what the settings ask for.
+    """
+    model = load_model(spec, AutoModelForCausalLM)
+    tokenizer = load_processor(spec, AutoTokenizer)
+    check_fit(model, tokenizer)
+    complete(tokenizer)
+    set_length(model, tokenizer, settings)
+    set_ends(model, tokenizer)
+    if settings.packing:
+        check_keeps_apart(model)
+    return model, tokenizer
+
+
+def check_fit(model: Any, tokenizer: Any) -> None:
+    """Raise `ModelError` if the tokenizer has more tokens than the model."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer is not this model's: it has {len(tokenizer)} tokens, the model {rows}",
+            hint="keep the tokenizer's files of the model beside its weights",
+        )
+
+
+def set_length(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
+    """Tell the tokenizer how many tokens the model takes.
+
+    Raises:
+        RecipeError: the settings ask for more.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None:
+        tokenizer.model_max_length = positions
+    if settings.max_length is not None and settings.max_length > tokenizer.model_max_length:
+        raise RecipeError(
+            f"causal-lm.max_length: {settings.max_length}, but the model takes {tokenizer.model_max_length} tokens",
+            hint="leave it out to take as many as the model can",
+        )
+
+
+def set_ends(model: Any, tokenizer: Any) -> None:
+    """Have plain `generate` stop at the end token and at the end of a turn; it is saved with the model."""
+    own = model.generation_config
+    own.eos_token_id, own.pad_token_id = ends(own, tokenizer), tokenizer.pad_token_id

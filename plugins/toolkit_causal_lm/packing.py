@@ -1,0 +1,73 @@
+"""Rows laid behind one another in one sequence, and whether a model keeps them apart there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from toolkit import ModelError
+
+
+def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Which rows go into which sequence: the longest first, each where it leaves the least room.
+
+        >>> packed([3, 6, 5, 2], room=8)
+        [[1, 3], [2, 0]]
+
+    Source: best-fit decreasing; Johnson 1973.
+    """
+    sequences: list[list[int]] = []
+    free: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+        fitting = [number for number, left in enumerate(free) if left >= lengths[place]]
+        if fitting:
+            number = min(fitting, key=free.__getitem__)
+            sequences[number].append(place)
+            free[number] -= lengths[place]
+        else:
+            sequences.append([place])
+            free.append(room - lengths[place])
+    return sequences
+
+
+@torch.no_grad()
+def check_keeps_apart(model: Any) -> None:
+    """See that a row's logits are the same behind another row as alone, by trying it with a few tokens.
+
+    Models go about it in their own ways: one looks at the positions, which start anew with each row, another at the
+    mask, and one with a state cannot forget. So the model itself is asked.
+
+    Raises:
+        ModelError: they are not, or it takes no positions.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (1, 12), generator=generator).to(model.device)
+    positions = torch.tensor([[*range(7), *range(5)]], device=model.device)
+    trains = model.training
+    model.eval()
+    try:
+        alone = model(input_ids=ids[:, 7:], use_cache=False).logits[0]  # (5, vocabulary)
+        behind = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 7:]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"causal-lm.packing: {_name(model)} cannot be packed: {error}", _HINT) from error
+    finally:
+        model.train(trains)
+    low_precision = getattr(model, "is_quantized", False)
+    precision = torch.finfo(torch.bfloat16 if low_precision else alone.dtype).eps
+    difference = float((behind - alone).abs().max() / alone.abs().max())
+    if not difference <= precision**0.5:
+        raise ModelError(
+            f"causal-lm.packing: {_name(model)} does not keep rows of one sequence apart: the logits of a row behind "
+            f"another are {difference:.2g} off",
+            _HINT,
+        )
+
+
+def _name(model: Any) -> str:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(inner).__name__
+
+
+_HINT = "leave causal-lm.packing out; train.train_sampling_strategy: group_by_length saves padding too"
