@@ -183,6 +183,9 @@ class Plugins:
     def loss(self) -> Callable[[Any, Batch], Loss] | None:
         return self._one("toolkit_loss", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def step(self) -> Callable[[Any, Batch, Callable[[torch.Tensor], None]], Loss] | None:
+        return self._one("toolkit_step", recipe=self.recipe)  # type: ignore[no-any-return]
+
     def evaluate_batch(self, processor: Any) -> Callable[[Any, Batch], Scored] | None:
         return self._one("toolkit_evaluate_batch", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
@@ -194,7 +197,9 @@ class Plugins:
     def callbacks(self) -> list[TrainerCallback]:
         return self._all("toolkit_callbacks", recipe=self.recipe)
 
-    def predict(self, model: Any, processor: Any) -> Callable[[Sequence[str]], list[Any]]:
+    def predict(
+        self, model: Any, processor: Any
+    ) -> Callable[[Sequence[str]], list[Any] | Mapping[str, Any]]:
         return self._required(  # type: ignore[no-any-return]
             "toolkit_predict", "predicts", recipe=self.recipe, model=model, processor=processor
         )

@@ -23,11 +23,15 @@ Splits = Mapping[str, Sequence[Row]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column a plugin reads: its name in the plugin, and the names users usually give it."""
+    """A column a plugin reads: its name in the plugin, and the names users usually give it.
+
+    With `keeps_together`, rows that have the same value in it are not divided between train and validation.
+    """
 
     name: str
     usual: tuple[str, ...] = ()
     required: bool = True
+    keeps_together: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,12 @@ class Scored:
 
 
 class Metric(ABC):
-    """Counts kept over a stream of batches and divided once, so nothing grows with the data."""
+    """Counts kept over a stream of batches and divided once, so nothing grows with the data.
 
-    higher_is_better: bool
+    `higher_is_better`: of all its values, or by their names.
+    """
+
+    higher_is_better: bool | Mapping[str, bool]
 
     @abstractmethod
     def update(self, scored: Scored) -> None:

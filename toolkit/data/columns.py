@@ -76,7 +76,12 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
     for column in columns:
         other = merged.get(column.name, column)
         usual = tuple(dict.fromkeys(other.usual + column.usual))
-        merged[column.name] = Column(column.name, usual, other.required or column.required)
+        merged[column.name] = Column(
+            column.name,
+            usual,
+            other.required or column.required,
+            other.keeps_together or column.keeps_together,
+        )
     return list(merged.values())
 
 
