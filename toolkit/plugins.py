@@ -197,9 +197,7 @@ class Plugins:
     def callbacks(self) -> list[TrainerCallback]:
         return self._all("toolkit_callbacks", recipe=self.recipe)
 
-    def predict(
-        self, model: Any, processor: Any
-    ) -> Callable[[Sequence[str]], list[Any] | Mapping[str, Any]]:
+    def predict(self, model: Any, processor: Any) -> Callable[[Sequence[str]], list[Any] | Mapping[str, Any]]:
         return self._required(  # type: ignore[no-any-return]
             "toolkit_predict", "predicts", recipe=self.recipe, model=model, processor=processor
         )

@@ -26,13 +26,16 @@ def test_the_top_level_is_ours_alone(wheel: zipfile.ZipFile) -> None:
     assert {name for name in tops if not name.endswith(".dist-info")} == {
         "toolkit",
         "toolkit_whisper",
+        "toolkit_clip",
         "toolkit_tasks",
     }
 
 
 def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    assert {f"{top}/py.typed" for top in ("toolkit", "toolkit_whisper", "toolkit_tasks")} <= names
+    assert {
+        f"{top}/py.typed" for top in ("toolkit", "toolkit_whisper", "toolkit_clip", "toolkit_tasks")
+    } <= names
     samples = [
         info for info in wheel.infolist() if info.filename.startswith("toolkit_tasks/samples/whisper_asr/")
     ]
@@ -47,4 +50,6 @@ def test_the_entry_points_are_declared(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(name).decode()
     assert "toolkit = toolkit.cli:main" in text
     assert "whisper = toolkit_whisper" in text
+    assert "clip = toolkit_clip" in text
     assert "whisper-asr = toolkit_tasks.whisper_asr" in text
+    assert "clip-contrastive = toolkit_tasks.clip_contrastive" in text
