@@ -19,7 +19,14 @@ def whisper_asr(folder: Path) -> None:
     whisper_asr.make(folder)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"whisper-asr": whisper_asr}
+def clip_contrastive(folder: Path) -> None:
+    """Pictures of plain shapes with captions, and a CLIP that knows some of the shapes and colours."""
+    from samples import clip_contrastive
+
+    clip_contrastive.make(folder)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"whisper-asr": whisper_asr, "clip-contrastive": clip_contrastive}
 
 
 def main() -> None:
