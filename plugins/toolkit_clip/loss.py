@@ -83,7 +83,10 @@ class BatchLoss:
             total = contrast(made.images, texts, log_scale, bias)
         outputs = {"image_embeds": made.images, "text_embeds": made.texts}
         return Loss(
-            total, batch["num_targets"], report={"logit_scale": float(log_scale.detach().exp())}, outputs=outputs
+            total,
+            batch["num_targets"],
+            report={"logit_scale": float(log_scale.detach().exp())},
+            outputs=outputs,
         )
 
 
