@@ -26,7 +26,18 @@ def causal_lm(folder: Path) -> None:
     causal_lm.make(folder)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"whisper-asr": whisper_asr, "causal-lm": causal_lm}
+def clip_contrastive(folder: Path) -> None:
+    """Pictures of plain shapes with captions, and a CLIP that knows some of the shapes and colours."""
+    from samples import clip_contrastive
+
+    clip_contrastive.make(folder)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "whisper-asr": whisper_asr,
+    "causal-lm": causal_lm,
+    "clip-contrastive": clip_contrastive,
+}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import TrainerCallback
 
     from toolkit.recipe import Recipe
@@ -240,6 +241,30 @@ def toolkit_loss(recipe: Recipe) -> Callable[[Any, Batch], Loss] | None:
 
 
 @hookspec
+def toolkit_step(recipe: Recipe) -> Callable[[Any, Batch, Callable[[Tensor], None]], Loss] | None:
+    """Build: `(model, batch, backward) -> Loss`, a training step of one's own, for losses that do not add up.
+
+    When: in training, in place of `toolkit_loss`, for each batch of `train.per_device_train_batch_size` rows. It runs
+    the model forwards itself, once or in parts, and hands `backward` one or more scalars whose gradients add up to
+    that of the batch's `total`; scaling, mixed precision and the parameters' gradients are the core's. `model` is
+    wrapped where there are several ranks: between the parts its `no_sync()` keeps gradients local. `total` is then
+    this rank's share, so that the ranks' shares add up. Batches are told from one another: accumulating gradients
+    averages over them, and a notice says so. Evaluation uses `toolkit_evaluate_batch` or `toolkit_loss`.
+    Default: `backward` of `toolkit_loss`'s total.
+
+        @hookimpl
+        def toolkit_step(recipe):
+            def step(model, batch, backward):
+                scores = model(pixel_values=batch["pixel_values"]).logits.flatten()  # (B,)
+                pairs = softplus(scores[batch["better"]] - scores[batch["worse"]])  # of rows with one another
+                total = pairs.mean() * batch["num_targets"]
+                backward(total)
+                return Loss(total.detach(), batch["num_targets"])
+            return step
+    """
+
+
+@hookspec
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored] | None:
     """Build: `(model, batch) -> Scored`, the loss and what the metrics need, from one forward where possible.
 
@@ -284,11 +309,12 @@ def toolkit_callbacks(recipe: Recipe) -> Sequence[TrainerCallback] | None:
 @hookspec
 def toolkit_predict(
     recipe: Recipe, model: Any, processor: Any, columns: Mapping[str, str]
-) -> Callable[[list[str]], list[Any]] | None:
-    """Build: `(inputs) -> outputs`, one output (text, or plain JSON) for each input of `toolkit predict`.
+) -> Callable[[list[str]], list[Any] | Mapping[str, Any]] | None:
+    """Build: `(inputs) -> outputs`, what the model makes of the inputs of `toolkit predict`: text, or plain JSON.
 
-    When: the model of a run is used. There is no default. `columns` has the data's name of each column that the
-    plugins found in the run's training rows: what its rows were like.
+    When: the model of a run is used. There is no default. A list has one output for each input. Where inputs are
+    taken together, a mapping has an output for each of those that get one. `columns` has the data's name of each
+    column that the plugins found in the run's training rows: what its rows were like.
     Errors: `DataError` for an input that cannot be used.
 
         @hookimpl

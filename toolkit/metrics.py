@@ -173,7 +173,12 @@ class Scores:
 
     def higher_is_better(self) -> dict[str, bool]:
         """For each name whether larger values are better."""
-        return {name: metric.higher_is_better for metric in self.metrics for name in metric.compute()}
+        return {name: _direction(metric, name) for metric in self.metrics for name in metric.compute()}
+
+
+def _direction(metric: Metric, name: str) -> bool:
+    higher = metric.higher_is_better
+    return higher if isinstance(higher, bool) else higher[name]
 
 
 def _samples(scored: Scored) -> Iterator[Sample]:

@@ -36,7 +36,8 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         spec: a model of a recipe, or just a folder or a name on the hub. `dtype: auto` is the checkpoint's own on a
             GPU, but float32 for float16, which cannot be trained in, and for everything on a CPU, where half
             precision saves no time and loses small updates.
-        cls: a class of transformers, or an Auto class; None: the one that the checkpoint names.
+        cls: a class of transformers, or an Auto class, or several, of which the one for the checkpoint's type is
+            taken; None: the one that the checkpoint names.
         load: `load_in_4bit`, `load_in_8bit`, a field of `ModelSpec`, or arguments of `from_pretrained`.
     Raises:
         ModelError: there is no such model, it cannot be reached, it is another architecture, it has no weights
@@ -53,7 +54,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         facts = _json(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
-        cls = cls or _named_class(place, facts, spec)
+        cls = _of_several(cls, facts) or _named_class(place, facts, spec)
         _check_architecture(cls, facts, place)
         if spec.from_config:
             return _untrained(cls, place, spec, load)
@@ -223,6 +224,14 @@ def _named_class(place: str, facts: Mapping[str, Any], spec: ModelSpec) -> Any:
     raise ModelError(
         f"{place} is a {names[0]}, which transformers {transformers.__version__} does not know", hint
     )
+
+
+def _of_several(cls: Any, facts: Mapping[str, Any]) -> Any:
+    """Of several classes the one that the checkpoint's type fits, else the first."""
+    if not isinstance(cls, tuple):
+        return cls
+    fitting = (one for one in cls if one.config_class.model_type == facts.get("model_type"))
+    return next(fitting, cls[0])
 
 
 def _check_architecture(cls: Any, facts: Mapping[str, Any], place: str) -> None:

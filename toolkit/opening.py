@@ -46,7 +46,8 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
         splits = open_splits(recipe.data)
     splits = name_columns(splits, plugins.columns(), recipe.data.columns)
     if hold_out:
-        splits = with_validation(splits, recipe.data.validation_fraction, seed)
+        together = [column.name for column in plugins.columns() if column.keeps_together]
+        splits = with_validation(splits, recipe.data.validation_fraction, seed, together)
     elif list(splits) == ["train"]:
         splits = {"test": splits["train"]}
     splits = limited(splits, recipe.data.limit)

@@ -205,6 +205,9 @@ class Plugins:
     def loss(self) -> Callable[[Any, Batch], Loss] | None:
         return self._one("toolkit_loss", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def step(self) -> Callable[[Any, Batch, Callable[[torch.Tensor], None]], Loss] | None:
+        return self._one("toolkit_step", recipe=self.recipe)  # type: ignore[no-any-return]
+
     def evaluate_batch(self, processor: Any) -> Callable[[Any, Batch], Scored] | None:
         return self._one("toolkit_evaluate_batch", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
@@ -218,7 +221,7 @@ class Plugins:
 
     def predict(
         self, model: Any, processor: Any, columns: Mapping[str, str]
-    ) -> Callable[[Sequence[str]], list[Any]]:
+    ) -> Callable[[Sequence[str]], list[Any] | Mapping[str, Any]]:
         given = {"model": model, "processor": processor, "columns": columns}
         return self._required("toolkit_predict", "predicts", recipe=self.recipe, **given)  # type: ignore[no-any-return]
 

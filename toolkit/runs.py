@@ -51,15 +51,24 @@ class Run:
         return self._loaded[1]
 
     def predict(self, inputs: str | Path | Sequence[str | Path]) -> list[Any]:
-        """What the model makes of each input.
+        """What the model makes of each input, or, where inputs are taken together, of each that gets an output.
 
         Raises:
             DataError: an input cannot be used.
         """
-        given = [inputs] if isinstance(inputs, str | Path) else inputs
+        return [one["output"] for one in self.predictions(inputs)]
+
+    def predictions(self, inputs: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+        """As `predict`, each output with its input: `{"input", "output"}`, in the order of the inputs."""
+        given = [str(one) for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
         self.model.eval()
         columns = self._files.read_environment().get("columns", {})
-        return self._plugins.predict(self.model, self.processor, columns)([str(one) for one in given])
+        outputs = self._plugins.predict(self.model, self.processor, columns)(given)
+        if isinstance(outputs, Mapping):
+            pairs = [(one, outputs[one]) for one in given if one in outputs]
+        else:
+            pairs = list(zip(given, outputs, strict=True))
+        return [{"input": one, "output": output} for one, output in pairs]
 
     def evaluate(self, data: Any = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Measure the model: on the run's own test (or validation) rows, or on `data`, a source or objects.

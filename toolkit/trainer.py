@@ -7,6 +7,7 @@ for each epoch:                                   order of rows: (seed, epoch)
         for each micro-batch:
             loss = toolkit_loss(model, batch)     a sum, in nats
             backward(loss.total x ranks / targets)
+            or toolkit_step(model, batch, backward) does both
         optimizer step
     evaluate, save as train.eval_strategy and train.save_strategy say
         for each batch: toolkit_evaluate_batch -> toolkit_metrics
@@ -32,6 +33,7 @@ from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
 from toolkit.metrics import Sample, Scores
+from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
 
@@ -67,6 +69,7 @@ class Trainer(CompatibleTrainer):
         self._train_order: EpochSampler | None = None
         self._known_lengths: list[float] | None = None
         self._streaming = False
+        self._step: Any = None
         self.samples: list[Sample] = []
         """Of the last evaluation."""
         if plugins is not None:
@@ -74,6 +77,7 @@ class Trainer(CompatibleTrainer):
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
             self._loss = plugins.loss() or model_loss
+            self._step = plugins.step()
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
             # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
             self.loss_is_scaled_for_ga = False
@@ -142,6 +146,17 @@ class Trainer(CompatibleTrainer):
 
     # ---- training ------------------------------------------------------------------------------------------
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream."""
+        accumulated = self.args.gradient_accumulation_steps
+        if self._step is not None and accumulated > 1:
+            say(
+                f"train.gradient_accumulation_steps: the gradients of {accumulated} batches are averaged, each batch "
+                "on its own; rows are not compared across them. For larger batches raise "
+                "train.per_device_train_batch_size"
+            )
+        return super().train(*args, **kwargs)
+
     def _run_epoch(self, **loop: Any) -> None:
         if self._train_order is not None:
             self._train_order.set_epoch(loop["epoch"])
@@ -158,8 +173,7 @@ class Trainer(CompatibleTrainer):
         if self._plugins is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self._loss(model, inputs)
-        for name, value in loss.report.items():
-            self._reported.setdefault(name, []).append(float(value))
+        self._note(loss)
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
         if num_items_in_batch is None:
             mean = loss.total / max(int(loss.count), 1)
@@ -174,6 +188,22 @@ class Trainer(CompatibleTrainer):
             logs |= {name: value for name, value in reported.items() if name not in logs}
             self._reported.clear()
         super().log(logs, start_time)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """As upstream; where a plugin has a step of its own, that, on the whole batch."""
+        if self._step is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        share = self.args.world_size / num_items_in_batch.clamp(min=1)
+        loss = self._step(
+            model, self._prepare_inputs(inputs), lambda part: self.accelerator.backward(part * share)
+        )
+        self._note(loss)
+        return loss.total.detach() * share
+
+    def _note(self, loss: Loss) -> None:
+        for name, value in loss.report.items():
+            self._reported.setdefault(name, []).append(float(value))
 
     # ---- evaluation ----------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class Column:
         holds_rows: it holds a list of rows, which take the place of the one that they are in: `[{"start": 0.0,
             "text": "..."}, ...]`. All its columns are theirs too, where they say nothing else.
         one_of: columns that share this name stand for one another: data needs one of them, `required` says nothing.
+        keeps_together: rows that have the same value in it are not divided between train and validation.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Column:
     required: bool = True
     holds_rows: bool = False
     one_of: str | None = None
+    keeps_together: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ class Scored:
 
 
 class Metric(ABC):
-    """Counts kept over a stream of batches and divided once, so nothing grows with the data."""
+    """Counts kept over a stream of batches and divided once, so nothing grows with the data.
 
-    higher_is_better: bool
+    `higher_is_better`: of all its values, or by their names.
+    """
+
+    higher_is_better: bool | Mapping[str, bool]
 
     @abstractmethod
     def update(self, scored: Scored) -> None:

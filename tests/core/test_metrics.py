@@ -80,6 +80,17 @@ def test_each_name_knows_its_direction() -> None:
     assert Scores([Accuracy()]).higher_is_better() == {"loss": False, "accuracy": True}
 
 
+def test_a_metric_may_have_values_of_both_directions() -> None:
+    class Retrieval(Again):
+        def __init__(self) -> None:
+            self.higher_is_better = {"recall": True, "rank": False}  # type: ignore[assignment]
+
+        def compute(self) -> dict[str, float]:
+            return {"recall": 1.0, "rank": 1.0}
+
+    assert Scores([Retrieval()]).higher_is_better() == {"loss": False, "recall": True, "rank": False}
+
+
 def test_values_are_plain_numbers() -> None:
     class Numpy(Again):
         def compute(self) -> dict[str, float]:

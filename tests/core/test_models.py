@@ -114,6 +114,13 @@ def test_given_class(cls: Any, saved: dict[str, Path]) -> None:
     assert type(load_model(ModelSpec(str(saved["llama"])), cls)) is LlamaForCausalLM
 
 
+def test_of_several_classes_the_one_for_the_checkpoint(saved: dict[str, Path]) -> None:
+    classes = (WhisperForConditionalGeneration, LlamaForCausalLM)
+    assert type(load_model(str(saved["llama"]), classes)) is LlamaForCausalLM
+    with pytest.raises(ModelError, match="not a WhisperForConditionalGeneration"):
+        load_model(str(saved["clip"]), classes)
+
+
 def test_part_of_a_larger_model(saved: dict[str, Path]) -> None:
     part = load_model(saved["clip"], CLIPVisionModel)
     whole = load_model(saved["clip"])

@@ -27,14 +27,17 @@ def test_the_top_level_is_ours_alone(wheel: zipfile.ZipFile) -> None:
         "toolkit",
         "toolkit_causal_lm",
         "toolkit_whisper",
+        "toolkit_clip",
         "toolkit_tasks",
     }
 
 
 def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    assert {f"{top}/py.typed" for top in ("toolkit", "toolkit_whisper", "toolkit_tasks")} <= names
-    assert "toolkit_causal_lm/py.typed" in names
+    assert {
+        f"{top}/py.typed"
+        for top in ("toolkit", "toolkit_causal_lm", "toolkit_whisper", "toolkit_clip", "toolkit_tasks")
+    } <= names
     assert "toolkit_tasks/samples/causal_lm/data/train.jsonl" in names
     samples = [
         info for info in wheel.infolist() if info.filename.startswith("toolkit_tasks/samples/whisper_asr/")
@@ -52,4 +55,6 @@ def test_the_entry_points_are_declared(wheel: zipfile.ZipFile) -> None:
     assert "whisper = toolkit_whisper" in text
     assert "causal-lm = toolkit_causal_lm" in text
     assert "causal-lm = toolkit_tasks.causal_lm" in text
+    assert "clip = toolkit_clip" in text
     assert "whisper-asr = toolkit_tasks.whisper_asr" in text
+    assert "clip-contrastive = toolkit_tasks.clip_contrastive" in text

@@ -1,6 +1,7 @@
-"""Use a run's model: audio files to text, prompts to completions, as its task has it.
+"""Use a run's model: audio files to text, images and captions to scores, as its task has it.
 
 toolkit predict runs/first talk.wav interview.flac
+toolkit predict runs/second cat.png dog.png "a cat" "a dog"
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 from typing import Any
 
+from toolkit.cli.console import number, print_table
 from toolkit.notices import printable
 
 
@@ -20,14 +22,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from toolkit.runs import load_run
 
-    outputs = load_run(options.run).predict(options.inputs)
-    pairs = zip(options.inputs, outputs, strict=True)
-    return {"predictions": [{"input": given, "output": output} for given, output in pairs]}, 0
+    return {"predictions": load_run(options.run).predictions(options.inputs)}, 0
 
 
 def show(document: dict[str, Any]) -> None:
     for one in document["predictions"]:
-        output = (
-            one["output"] if isinstance(one["output"], str) else json.dumps(one["output"], ensure_ascii=False)
-        )
-        print(printable(f"{one['input']}: {output}"))
+        if _is_table(one["output"]):
+            print(printable(f"{one['input']}:"))
+            print_table([["", *map(_cell, row.values())] for row in one["output"]])
+        else:
+            print(printable(f"{one['input']}: {_cell(one['output'])}"))
+
+
+def _is_table(output: Any) -> bool:
+    return isinstance(output, list) and bool(output) and all(isinstance(row, dict) for row in output)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

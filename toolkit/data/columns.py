@@ -85,7 +85,8 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
         usual = tuple(dict.fromkeys(other.usual + column.usual))
         required, one_of = other.required or column.required, other.one_of or column.one_of
         holds_rows = other.holds_rows or column.holds_rows
-        merged[column.name] = Column(column.name, usual, required, holds_rows, one_of)
+        together = other.keeps_together or column.keeps_together
+        merged[column.name] = Column(column.name, usual, required, holds_rows, one_of, together)
     return list(merged.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from abc import ABC, abstractmethod
 from array import array
@@ -103,12 +104,17 @@ def limited(splits: Mapping[str, Rows], limit: int | None, where: str = "data.li
     return {name: rows[:limit] for name, rows in splits.items()}
 
 
-def with_validation(splits: Mapping[str, Rows], fraction: float, seed: int) -> dict[str, Rows]:
+def with_validation(
+    splits: Mapping[str, Rows], fraction: float, seed: int, together: Sequence[str] = ()
+) -> dict[str, Rows]:
     """Where there is no validation split, set aside `fraction` of train: rounded half up, at least one row.
 
     Which rows depends on the number of rows, the fraction and the seed alone; both parts keep their order.
     Of a single row nothing is set aside.
 
+    Args:
+        together: columns; rows that have the same values in them go to the same part. So more rows may be set aside,
+            and none where all belong together.
     Raises:
         RecipeError: the fraction is not in [0, 1).
         DataError: there is no train split.
@@ -128,8 +134,49 @@ def with_validation(splits: Mapping[str, Rows], fraction: float, seed: int) -> d
         return dict(splits)
     wanted = int((Decimal(str(fraction)) * len(train)).to_integral_value(ROUND_HALF_UP))
     count = min(max(wanted, 1), len(train) - 1)
-    aside = set(random.Random(f"validation {seed}").sample(range(len(train)), count))
+    aside = _chosen(_groups(train, together), count, random.Random(f"validation {seed}"))
+    if not aside:
+        return dict(splits)
     parts = {"train": array("Q"), "validation": array("Q")}
     for index, row_id in enumerate(train.ids):
         parts["validation" if index in aside else "train"].append(row_id)
     return {**splits, **{name: replace(train, ids=ids) for name, ids in parts.items()}}
+
+
+def _chosen(groups: Sequence[Sequence[int]], count: int, generator: random.Random) -> set[int]:
+    """Whole groups of rows, drawn until there are `count` rows or one group is left."""
+    if all(len(group) == 1 for group in groups):
+        return {groups[place][0] for place in generator.sample(range(len(groups)), count)}
+    chosen: set[int] = set()
+    for place in generator.sample(range(len(groups)), len(groups))[:-1]:
+        if len(chosen) >= count:
+            break
+        chosen.update(groups[place])
+    return chosen
+
+
+def _groups(rows: Rows, together: Sequence[str]) -> list[list[int]]:
+    """The places of rows that have the same values, in the order of their first."""
+    if not together:
+        return [[place] for place in range(len(rows))]
+    groups: dict[object, list[int]] = {}
+    for place in range(len(rows)):
+        groups.setdefault(_values(rows, place, together), []).append(place)
+    return list(groups.values())
+
+
+def _values(rows: Rows, place: int, columns: Sequence[str]) -> object:
+    """What rows are compared by; one that cannot be read is like no other."""
+    try:
+        row = rows[place]
+    except DataError:
+        return place
+    return tuple(_comparable(row.get(column)) for column in columns)
+
+
+def _comparable(value: object) -> object:
+    """A value as a key: of a mapping that holds bytes a hash of them; an object in memory is like no other."""
+    if isinstance(value, Mapping):
+        data = value.get("bytes")
+        return hashlib.blake2b(data).digest() if isinstance(data, bytes) else str(value.get("path"))
+    return value if isinstance(value, str | int | float) else object()

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Install
+from tests.core import tiny
 from tests.core.tiny import rows
-from toolkit import Recipe
+from toolkit import Recipe, run
 from toolkit.cli import main
 
 
@@ -31,6 +33,40 @@ def recipe_file(tiny_recipe: Recipe, in_tmp: Path) -> Path:
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     assert main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+TOGETHER = '''
+"""Numbers and words in, each number with all the words."""
+from toolkit import hookimpl
+
+@hookimpl
+def toolkit_predict():
+    def predict(inputs):
+        words = [one for one in inputs if not one.isdigit()]
+        return {one: [{"word": word, "share": int(one) / 8} for word in words] for one in inputs if one.isdigit()}
+    return predict
+'''
+
+
+def test_inputs_that_are_taken_together(
+    recipe_file: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(
+        "toolkit-tiny2",
+        plugins={"two": "toolkit_two"},
+        modules={"toolkit_two": tiny.PLUGIN.split("@hookimpl\ndef toolkit_predict")[0]},
+    )
+    install("toolkit-all", plugins={"all": "toolkit_all"}, modules={"toolkit_all": TOGETHER})
+    recipe = Recipe.load("tiny.yaml").override(plugins=["two", "all"], train={"max_steps": 1})
+    made = run(recipe, "first")
+    given = ["4", "cat", "2", "dog", "4"]
+    assert [len(one) for one in made.predict(given)] == [2, 2, 2]
+    capsys.readouterr()
+    found = as_json(capsys, "predict", "first", *given)["predictions"]
+    assert [one["input"] for one in found] == ["4", "2", "4"]
+    assert found[1]["output"] == [{"word": "cat", "share": 0.25}, {"word": "dog", "share": 0.25}]
+    assert main(["predict", "first", "4", "cat", "dogs"]) == 0
+    assert capsys.readouterr().out == "4:\n  cat   0.5000\n  dogs  0.5000\n"
 
 
 def test_run_eval_predict(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

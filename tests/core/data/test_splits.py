@@ -55,6 +55,34 @@ def test_seeds_and_runs_differ_and_agree() -> None:
     assert aside(0) != aside(1)
 
 
+def photographs(names: str) -> Rows:
+    return data_from_objects([{"photo": name, "n": number} for number, name in enumerate(names)])["train"]
+
+
+@given(names=st.text("abcdefgh", min_size=2, max_size=40), fraction=fractions, seed=st.integers(0, 100))
+def test_rows_that_belong_together_are_not_divided(names: str, fraction: float, seed: int) -> None:
+    parts = with_validation({"train": photographs(names)}, fraction, seed, ["photo"])
+    found = {name: {row["photo"] for row in rows} for name, rows in parts.items()}
+    assert sorted(row["n"] for rows in parts.values() for row in rows) == list(range(len(names)))
+    assert not found["train"] & found.get("validation", set())
+    assert ("validation" in parts) == (len({*names}) > 1 and fraction > 0)
+
+
+def test_where_no_rows_belong_together_the_same_are_set_aside() -> None:
+    """A run that was begun before shall find its rows again."""
+    parts = [
+        with_validation({"train": numbered(1000)}, 0.01, 0, columns)["validation"].ids
+        for columns in ((), ["n"])
+    ]
+    assert parts[0] == parts[1]
+
+
+def test_bytes_are_compared_by_what_is_in_them() -> None:
+    rows = [{"photo": {"bytes": data, "path": None}} for data in (b"a", b"b", b"a", b"c")]
+    parts = with_validation({"train": data_from_objects(rows)["train"]}, 0.25, 0, ["photo"])
+    assert {0, 2} <= {*parts["train"].ids} or {0, 2} <= {*parts["validation"].ids}
+
+
 def test_what_is_there_is_not_divided() -> None:
     splits = {"train": numbered(10), "validation": numbered(2), "test": numbered(3)}
     assert with_validation(splits, 0.5, 0) == splits
