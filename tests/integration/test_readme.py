@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from toolkit_tasks import causal_lm, clip_contrastive
 from toolkit_tasks.whisper_asr import recipe
 
 from toolkit.cli import main
@@ -15,6 +16,13 @@ from toolkit.cli import main
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SAMPLE = Path(recipe.sample["model"]).parent  # type: ignore[index]
+CHATS = Path(causal_lm.recipe.sample["model"]).parent  # type: ignore[index]
+PICTURES = Path(clip_contrastive.recipe.sample["model"]).parent  # type: ignore[index]
+MODELS = {
+    "openai/whisper-small": SAMPLE / "model",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": CHATS / "model",
+    "openai/clip-vit-base-patch32": PICTURES / "model",
+}
 QUICK = ["--set", "train.max_steps=2", "--set", "eval.max_samples=4"]
 
 
@@ -39,18 +47,26 @@ def commands() -> list[list[str]]:
 
 
 def stand_in(arguments: list[str]) -> list[str]:
-    """An English-only sample in place of the hub's multilingual model."""
-    own = {"openai/whisper-small": str(SAMPLE / "model")}
-    kept = [own.get(one, one) for one in arguments]
+    """The samples in place of the hub's models."""
+    kept = [str(MODELS.get(one, one)) for one in arguments]
     return kept + (QUICK if arguments[0] == "run" else [])
 
 
 def test_your_own_recordings(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = [command[1:] for command in commands()]
+    typed = [command[1:] for command in commands() if "runs/mine" in command]
     assert [one[0] for one in typed] == ["run", "predict"]
     for arguments in typed:
         assert main(stand_in(arguments)) == 0, capsys.readouterr().err
     assert capsys.readouterr().out.splitlines()[-1].startswith("interview.wav: ")
+
+
+def test_text_and_pictures(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(CHATS / "data" / "test.jsonl", "chats.jsonl")
+    shutil.copytree(PICTURES / "data" / "test", "my_pictures")
+    others = [command[1:] for command in commands() if "runs/mine" not in command]
+    assert [one[2] for one in others] == ["causal-lm", "clip-contrastive"]
+    for arguments in others:
+        assert main(stand_in(arguments)) == 0, capsys.readouterr().err
 
 
 def test_the_same_from_python(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
