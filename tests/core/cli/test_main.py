@@ -124,7 +124,7 @@ def test_listings(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"name": "vit", "distribution": "toolkit-vit", "version": "1.2", "summary": "Images."} in listed
     assert {one["name"] for one in listed} >= {"vit", "whisper"}
     _, out, _ = outcome(capsys, "tasks")
-    assert "whisper-asr  Speech recognition: fine-tune a Whisper on recordings and their transcripts." in out
+    assert "Speech recognition: fine-tune a Whisper on recordings and their transcripts." in out
 
 
 def test_text_from_outside_cannot_steer_the_terminal(
