@@ -21,28 +21,28 @@ def write_card(
     recipe: Recipe,
     summary: Mapping[str, Any],
     environment: Mapping[str, Any],
-    *,
-    merged: bool = False,
 ) -> None:
-    """Write README.md beside the weights."""
-    (folder / "README.md").write_text(card(recipe, summary, environment, merged=merged), encoding="utf-8")
+    """Write README.md beside the weights, which are an adapter or not whatever the recipe says of one."""
+    is_adapter = (folder / "adapter_config.json").is_file()
+    text = card(recipe, summary, environment, is_adapter=is_adapter)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def card(
-    recipe: Recipe, summary: Mapping[str, Any], environment: Mapping[str, Any], *, merged: bool = False
+    recipe: Recipe, summary: Mapping[str, Any], environment: Mapping[str, Any], *, is_adapter: bool
 ) -> str:
     """A card in Markdown, with the front matter that the hub reads; a license, which is not known, is not named.
 
     Args:
         summary, environment: as in the run's folder.
-        merged: the adapter is in the weights.
+        is_adapter: the weights are one, as where an adapter was made by the run, or trained further; not once merged.
     """
     return f"""---
-{printable(write_yaml(_front_matter(recipe, summary, merged)))}---
+{printable(write_yaml(_front_matter(recipe, summary, is_adapter)))}---
 
 # {_escaped(Path(recipe.model.name).name)}, fine-tuned for {_escaped(recipe.name)}
 
-{_how_to_load(recipe, merged)}
+{_how_to_load(recipe, is_adapter)}
 
 {_results(summary)}
 
@@ -58,16 +58,19 @@ def card(
 """
 
 
-def _front_matter(recipe: Recipe, summary: Mapping[str, Any], merged: bool) -> dict[str, Any]:
-    adapter = recipe.adapter is not None and not merged
+def _front_matter(recipe: Recipe, summary: Mapping[str, Any], is_adapter: bool) -> dict[str, Any]:
     places = {"base_model": recipe.model.name, "datasets": recipe.data.source}
     on_hub = {key: place for key, place in places.items() if _may_be_on_hub(place)}
     return {
-        "library_name": "peft" if adapter else "transformers",
+        "library_name": "peft" if is_adapter else "transformers",
         **({"base_model": on_hub["base_model"]} if "base_model" in on_hub else {}),
         **({"datasets": [on_hub["datasets"]]} if "datasets" in on_hub else {}),
         "metrics": list(summary["after"]),
-        "tags": [recipe.name, "task-toolkit", *(["lora"] if recipe.adapter is not None else [])],
+        "tags": [
+            recipe.name,
+            "task-toolkit",
+            *(["lora"] if is_adapter or recipe.adapter is not None else []),
+        ],
     }
 
 
@@ -75,12 +78,12 @@ def _may_be_on_hub(place: str) -> bool:
     return _HUB_ID.fullmatch(place) is not None and "/" in place
 
 
-def _how_to_load(recipe: Recipe, merged: bool) -> str:
+def _how_to_load(recipe: Recipe, is_adapter: bool) -> str:
+    if is_adapter:
+        return "An adapter, which `peft` puts on the base model that `transformers` loads."
     if recipe.adapter is None:
         return "All weights, which `transformers` loads."
-    if merged:
-        return "All weights, with the trained adapter merged into them; `transformers` loads them without `peft`."
-    return "An adapter, which `peft` puts on the base model that `transformers` loads."
+    return "All weights, with the trained adapter merged into them; `transformers` loads them without `peft`."
 
 
 def _results(summary: Mapping[str, Any]) -> str:

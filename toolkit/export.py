@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from toolkit.card import write_card
 from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.execution import Execution
-from toolkit.folder import RunFolder
+from toolkit.folder import RunFolder, expanded
 from toolkit.metrics import Scores
 from toolkit.models import quiet
 from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained
@@ -46,7 +46,10 @@ def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: A
             the folder is as it was.
     """
     _refuse_unfinished(files)
-    target = _new_place(files, to)
+    try:
+        target = _new_place(files, to)
+    except OSError as error:
+        raise _not_written(to, error) from error
     merges = merge and files.has_adapter
     compared, note = None, NOTHING_TO_MERGE if merge and not merges else None
     with Signals().listening() as signals, _made_whole(target) as folder:
@@ -70,7 +73,7 @@ def _refuse_unfinished(files: RunFolder) -> None:
 
 
 def _new_place(files: RunFolder, to: Path) -> Path:
-    target, own = to.expanduser().resolve(), files.path.resolve()
+    target, own = expanded(to).resolve(), files.path.resolve()
     if target == own or own in target.parents:
         raise CheckpointError(
             f"{to} lies in the run's own folder {files.path}", hint="name a folder outside it with --to"
@@ -97,11 +100,15 @@ def _made_whole(target: Path) -> Iterator[Path]:
             if parent.exists():
                 parent.rmdir()
         if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno):
-            raise CheckpointError(
-                f"{target} cannot be written: {getattr(error, 'strerror', error)}",
-                hint="see to rights and room, or name another folder with --to",
-            ) from error
+            raise _not_written(target, error) from error
         raise
+
+
+def _not_written(place: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{place} cannot be written: {getattr(error, 'strerror', error)}",
+        hint="see to rights and room, or name another folder with --to",
+    )
 
 
 # ---- merging -------------------------------------------------------------------------------------------------
@@ -152,7 +159,7 @@ class _Merging:
         not_these = shutil.ignore_patterns("README.md", "adapter_*")
         shutil.copytree(self.files.model, folder, ignore=not_these, dirs_exist_ok=True)
         recipe, summary = self.plugins.recipe.without_secrets(), self.files.read_summary()
-        write_card(folder, recipe, summary, self.files.read_environment(), merged=True)
+        write_card(folder, recipe, summary, self.files.read_environment())
 
     def _few_rows(self) -> tuple[dict[str, Any], str]:
         """The rows to compare on, by split, or none and the reason."""

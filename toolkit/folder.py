@@ -15,7 +15,7 @@ from typing import Any
 
 from toolkit.checkpoint import read_json, write_json
 from toolkit.data.rows import BadRow
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, RecipeError
 from toolkit.metrics import Sample
 from toolkit.recipe import Recipe
 
@@ -181,6 +181,14 @@ class RunFolder:
 
     def bad_rows(self) -> list[BadRow]:
         return [BadRow(**line) for line in _lines(self.quarantine)]
+
+
+def expanded(place: str | Path) -> Path:
+    """A path whose `~` is the user's folder."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise RecipeError(f"{place}: there is no such user", hint="write the path in full") from None
 
 
 def finite(values: Any) -> Any:

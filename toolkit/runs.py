@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
-from toolkit.folder import RunFolder
+from toolkit.folder import RunFolder, expanded
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
@@ -148,7 +148,7 @@ def run(
     resume = resume or _asks_to_resume(recipe)
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
-    files = RunFolder(_expanded(output_dir or _new_name(recipe.name)))
+    files = RunFolder(expanded(output_dir or _new_name(recipe.name)))
     going_on = resume and files.recipe.exists()
     if not going_on:
         files.refuse_unless_new()
@@ -318,13 +318,6 @@ def _with_objects_named(recipe: Recipe, data: Any, model: Any) -> Recipe:
     if model is not None:
         recipe = recipe.override(model={"name": getattr(model, "name_or_path", "") or GIVEN_IN_CODE})
     return recipe
-
-
-def _expanded(place: str | Path) -> Path:
-    try:
-        return Path(place).expanduser()
-    except RuntimeError:
-        raise RecipeError(f"{place}: there is no such user", hint="write the path in full") from None
 
 
 def _new_name(task: str) -> str:

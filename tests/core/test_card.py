@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from toolkit import Recipe
-from toolkit.card import card
+from toolkit.card import card, write_card
 
 SUMMARY: dict[str, Any] = {
     "rows": {"train": 7, "validation": 0, "test": 3, "quarantined": 0},
@@ -16,7 +17,7 @@ SUMMARY: dict[str, Any] = {
 
 
 def lines(recipe: Recipe, after: dict[str, float]) -> list[str]:
-    return card(recipe, {**SUMMARY, "after": after}, {}).splitlines()
+    return card(recipe, {**SUMMARY, "after": after}, {}, is_adapter=False).splitlines()
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_names_make_no_links_and_steer_no_terminal() -> None:
 
 def test_the_hub_is_told_what_it_can_look_up() -> None:
     recipe = Recipe(name="mine", model="openai/whisper-small", data="acme/talks", adapter={"r": 4})
-    text = card(recipe, {**SUMMARY, "after": {"loss": 1.0, "wer": 0.5}}, {})
+    text = card(recipe, {**SUMMARY, "after": {"loss": 1.0, "wer": 0.5}}, {}, is_adapter=True)
     assert front_matter(text) == {
         "library_name": "peft",
         "base_model": "openai/whisper-small",
@@ -59,13 +60,15 @@ def test_the_hub_is_told_what_it_can_look_up() -> None:
         "metrics": ["loss", "wer"],
         "tags": ["mine", "task-toolkit", "lora"],
     }
-    merged = front_matter(card(recipe, SUMMARY, {}, merged=True))
+    merged = front_matter(card(recipe, SUMMARY, {}, is_adapter=False))
     assert merged["library_name"] == "transformers"
     assert "license" not in merged
 
 
 def test_folders_are_no_ids_of_the_hub() -> None:
-    facts = front_matter(card(Recipe(name="mine", model="/m/base", data="/d/talks"), SUMMARY, {}))
+    facts = front_matter(
+        card(Recipe(name="mine", model="/m/base", data="/d/talks"), SUMMARY, {}, is_adapter=False)
+    )
     assert set(facts) == {"library_name", "metrics", "tags"}
 
 
@@ -76,7 +79,9 @@ def test_where_it_came_from() -> None:
         "base_model": {"name": "a/b", "revision": None, "commit": "c" * 40},
     }
     summary = {**SUMMARY, "rows": {**SUMMARY["rows"], "quarantined": 2}}
-    found = card(Recipe(name="mine", model="a/b", data="d"), summary, environment).splitlines()
+    found = card(
+        Recipe(name="mine", model="a/b", data="d"), summary, environment, is_adapter=False
+    ).splitlines()
     assert f"- Base model: `a/b`, commit `{'c' * 40}`" in found
     assert (
         "- Data: `d`, fingerprint `0123456789abcdef`; rows: 7 train, 3 test, 2 that could not be used"
@@ -85,3 +90,12 @@ def test_where_it_came_from() -> None:
     assert "- Training: 5 steps, 2 epochs, 61 s" in found
     assert "- Made with: task-toolkit 0\\.1\\.0, torch 2\\.14\\.1" in found
     assert "It was not measured: there were no rows that it was not trained on." in found
+
+
+def test_an_adapter_that_was_trained_further_is_one(tmp_path: Path) -> None:
+    """Its recipe asks for none: it comes with the model."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    write_card(tmp_path, Recipe(name="mine", model="acme/adapter"), SUMMARY, {})
+    text = (tmp_path / "README.md").read_text()
+    assert front_matter(text)["library_name"] == "peft"
+    assert "An adapter, which `peft` puts on the base model" in text

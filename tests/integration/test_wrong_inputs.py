@@ -440,6 +440,8 @@ RUNS = {
     "export to a full folder": Case("export run --to x", "is no empty folder", "--to", file("x/y")),
     "export to a file": Case("export run --to x", "is no empty folder", "--to", file("x")),
     "export below a file": Case("export run --to f/x", "Not a directory", "--to", file("f")),
+    "export to a long name": Case(f"export run --to {'x' * 300}", "File name too long", "--to"),
+    "export to nobody": Case("export run --to ~nobody-here/x", "there is no such user", "in full"),
     "export into the run": Case("export run --to run/x", "in the run's own folder", "outside"),
     "export nowhere said": Case("export run", "required: --to", "--help"),
     "a broken recipe": Case("eval run", "run/recipe.yaml, line 1", "write YAML", file("run/recipe.yaml", "a: [")),
