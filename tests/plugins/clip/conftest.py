@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    SiglipProcessor,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 SIDE, MAX_TOKENS = 32, 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (30, 60, 220), "yellow": (240, 220, 40)}
@@ -49,6 +59,30 @@ def nano_clip(seed: int = 0) -> Nano:
     return model.eval(), CLIPProcessor(CLIPImageProcessorPil(**sizes), tokenizer)
 
 
+def nano_siglip() -> Nano:
+    """With a tokenizer that gives no attention mask, as SigLIP's: its model always reads texts of full length."""
+    words = {
+        word: place
+        for place, word in enumerate(["<pad>", "<eos>", "<unk>", "no", *map("{:03d}".format, range(200))])
+    }
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=8, model_input_names=["input_ids"], **special
+    )
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+    text = {**tower, **ends, "vocab_size": len(words), "max_position_embeddings": 8, "projection_size": 16}
+    vision = {**tower, "image_size": SIDE, "patch_size": 8}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    return model.eval(), SiglipProcessor(
+        SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}), tokenizer
+    )
+
+
 @pytest.fixture
 def nano() -> Nano:
     return nano_clip()
@@ -60,6 +94,14 @@ def folder(nano: Nano, tmp_path: Path) -> str:
     for part in nano:
         part.save_pretrained(tmp_path / "model")
     return str(tmp_path / "model")
+
+
+@pytest.fixture
+def siglip_folder(tmp_path: Path) -> str:
+    """A nano SigLIP as a user has it."""
+    for part in nano_siglip():
+        part.save_pretrained(tmp_path / "siglip")
+    return str(tmp_path / "siglip")
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPModel
+from transformers import CLIPModel, SiglipModel, SiglipProcessor
 
 from toolkit import DataError, ModelError, Recipe, load_run, run
 from toolkit.cli import main
@@ -192,6 +193,30 @@ def test_random_weights_from_a_configuration(folder: str, rows: Any, in_tmp: Pat
     made = run(recipe(folder, model={"from_config": True}, adapter=None), "first", data=data(rows))
     assert made.summary["after"]["loss"] != made.summary["before"]["loss"]
     assert Path("first/model/model.safetensors").is_file()
+
+
+def test_a_siglip_is_trained_by_its_own_loss_and_used(siglip_folder: str, rows: Any, in_tmp: Path) -> None:
+    """Its bias trains too; what is saved gives plain transformers the same scores."""
+    made = run(recipe(siglip_folder, adapter=None, clip={"micro_batch_size": 3}), "first", data=data(rows))
+    before, after = (load_file(Path(place, "model.safetensors")) for place in (siglip_folder, "first/model"))
+    assert not torch.equal(before["logit_bias"], after["logit_bias"])
+    assert load_run("first").evaluate(data(rows))["metrics"] == pytest.approx(made.summary["after"], rel=1e-4)
+    image, captions = rows(1)[0]["image"], ["no 003", "no"]
+    processor = SiglipProcessor.from_pretrained("first/model")
+    given = processor(images=Image.open(image), text=captions, padding="max_length", return_tensors="pt")
+    with torch.no_grad():
+        found = SiglipModel.from_pretrained("first/model").eval()(**given)
+    scores = dict(zip(captions, (found.image_embeds @ found.text_embeds.T)[0].tolist(), strict=True))
+    ours = {one["caption"]: one["score"] for one in made.predict([image, *captions])[0]}
+    assert ours == pytest.approx(scores, abs=1e-4)
+
+
+def test_a_siglip_by_the_other_loss_keeps_its_bias(siglip_folder: str, rows: Any, in_tmp: Path) -> None:
+    run(recipe(siglip_folder, adapter=None, clip={"loss": "infonce"}), "first", data=data(rows))
+    before, after = (load_file(Path(place, "model.safetensors")) for place in (siglip_folder, "first/model"))
+    assert torch.equal(before["logit_bias"], after["logit_bias"])
+    with pytest.raises(ModelError, match=r"clip\.trained: 'projections', but a SiglipModel has none"):
+        run(recipe(siglip_folder, adapter=None, clip={"trained": "projections"}), "second", data=data(rows))
 
 
 def test_bad_rows_go_into_quarantine(folder: str, rows: Any, in_tmp: Path) -> None:
