@@ -209,7 +209,7 @@ RECIPES = {
     "targets that match nothing": setting(
         "adapter.target_modules=[q_prj]", "'q_prj' matched no module", "nearest names: q_proj"
     ),
-    "targets of a wrong type": setting("adapter.target_modules=3", "valid string, found 3", "write"),
+    "targets of a wrong type": setting("adapter.target_modules=3", "should be a valid", "write"),
     "no targets": setting("adapter.target_modules=[]", "say which modules", "all-linear"),
     "no regular expression": setting("adapter.target_modules=(q", "no regular expression", "go in a list"),
     "targets that LoRA cannot adapt": setting(
@@ -242,7 +242,7 @@ RECIPES = {
     "schedule": setting("train.lr_scheduler_type=cosin", "cosin is not a valid", "TrainingArguments"),
     "strategy": setting("train.eval_strategy=epochs", "epochs is not a valid", "TrainingArguments"),
     "tracker": setting("train.report_to=wandbb", "no tracker named 'wandbb' is installed", "pip install"),
-    "push": setting("train.push_to_hub=true", "not available in a run", "leave it out"),
+    "smoothing": setting("train.label_smoothing_factor=0.1", "not available in a run", "leave it out"),
     "fp16": setting("train.fp16=true", "train.fp16: is for GPUs", "bf16"),
     "best by what": setting("train.metric_for_best_model=werr", "no metric is named", "did you mean 'wer'?"),
     # data
