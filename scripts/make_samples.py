@@ -2,7 +2,7 @@
 
     python scripts/make_samples.py [NAME ...] [--out FOLDER]
 
-Seeds are fixed: a sample made again replaces itself. Needs the extras `whisper`, `samples` and `test`.
+Seeds are fixed: a sample made again replaces itself. Needs the extras `all`, `samples` and `test`.
 """
 
 import argparse

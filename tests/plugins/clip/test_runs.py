@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPModel, SiglipModel, SiglipProcessor
 
-from toolkit import DataError, ModelError, Recipe, load_run, run
+from toolkit import DataError, ModelError, PluginError, Recipe, load_run, run
 from toolkit.cli import main
 
 TRAIN = {
@@ -306,4 +306,41 @@ def test_a_language_model_given_to_clip_is_refused(in_tmp: Path, rows: Any, tmp_
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path / "llama")
     with pytest.raises(ModelError, match="not a CLIPModel"):
         run(recipe(str(tmp_path / "llama")), "first", data=data(rows))
+    assert not Path("first").exists()
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_activation_checkpointing_changes_nothing(
+    folder: str, rows: Any, in_tmp: Path, reentrant: bool | None
+) -> None:
+    plain = recipe(
+        folder, adapter={"lora_dropout": 0.0}, clip={"micro_batch_size": 2}, eval={"before": False}
+    )
+    kwargs = {} if reentrant is None else {"activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    run(plain, "plain", data={"train": rows(8)})
+    run(plain.override(train={"activation_checkpointing": True, **kwargs}), "saving", data={"train": rows(8)})
+    for one, two in zip(lines("plain"), lines("saving"), strict=True):
+        assert (one["loss"], one["grad_norm"]) == pytest.approx((two["loss"], two["grad_norm"]), rel=1e-4)
+    weights = [load_file(f"{name}/model/adapter_model.safetensors") for name in ("plain", "saving")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5)
+        assert "lora_B" not in name or tensor.abs().max() > 0, f"no gradient has reached {name}"
+
+
+def test_an_adapter_is_trained_further(folder: str, rows: Any, in_tmp: Path) -> None:
+    first = run(recipe(folder), "first", data=data(rows))
+    second = run(recipe(str(Path("first/model").absolute()), adapter=None), "second", data=data(rows))
+    assert second.summary["before"] == pytest.approx(first.summary["after"], rel=1e-4)
+    one, two = (load_file(f"{name}/model/adapter_model.safetensors") for name in ("first", "second"))
+    assert one.keys() == two.keys()
+    assert all(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_recipe_of_two_modalities_is_refused(folder: str, rows: Any, in_tmp: Path) -> None:
+    with pytest.raises(PluginError, match="plugins 'clip' and 'whisper' both answer toolkit_"):
+        run(
+            recipe(folder, plugins=["clip", "whisper"]),
+            "first",
+            data={"train": [{**row, "audio": "a", "text": "b"} for row in rows(4)]},
+        )
     assert not Path("first").exists()
