@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPModel, SiglipModel, SiglipProcessor
 
-from toolkit import DataError, ModelError, PluginError, Recipe, load_run, run
+from toolkit import DataError, ModelError, Recipe, RecipeError, load_run, run
 from toolkit.cli import main
 
 TRAIN = {
@@ -337,7 +337,7 @@ def test_an_adapter_is_trained_further(folder: str, rows: Any, in_tmp: Path) -> 
 
 
 def test_a_recipe_of_two_modalities_is_refused(folder: str, rows: Any, in_tmp: Path) -> None:
-    with pytest.raises(PluginError, match="plugins 'clip' and 'whisper' both answer toolkit_"):
+    with pytest.raises(RecipeError, match="plugins 'clip' and 'whisper' both answer toolkit_"):
         run(
             recipe(folder, plugins=["clip", "whisper"]),
             "first",
