@@ -29,7 +29,7 @@ def test_output_dir() -> None:
 
 @pytest.mark.parametrize("flag", ["do_train", "do_eval", "do_predict"])
 def test_do_flags(flag: str) -> None:
-    """Scripts read them; the trainer does as it is called. A run heeds them: tests/core/test_runs.py."""
+    """Scripts read them; the trainer does as it is called."""
     assert getattr(TrainingArguments("out", **{flag: True}), flag) is True
     assert getattr(TrainingArguments("out"), flag) is False
     assert TrainingArguments("out", evaluation_strategy="epoch").do_eval is True
