@@ -17,6 +17,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from toolkit.errors import RecipeError
 from toolkit.notices import say_once
@@ -60,9 +61,11 @@ class TrainingArguments(transformers.TrainingArguments):
 
     Attributes:
         logging_dir: where TensorBoard's files go; by default `runs/` in `output_dir`.
+        resume_from_checkpoint: a checkpoint's folder, or True for the newest one in `output_dir`, if there is any.
     """
 
     logging_dir: str | None = None
+    resume_from_checkpoint: str | bool | None = None
 
     def __init__(self, *args: Any, logging_dir: str | None = None, **values: Any) -> None:
         """Raises RecipeError for an argument that exists no more, with what to use instead."""
@@ -72,14 +75,9 @@ class TrainingArguments(transformers.TrainingArguments):
 
 def _saved_when_evaluated(values: dict[str, Any]) -> dict[str, Any]:
     """The best model can be loaded at the end only if each one that is evaluated is saved."""
-    evaluate = str(getattr(values.get("eval_strategy", "no"), "value", values.get("eval_strategy", "no")))
-    save = str(getattr(values.get("save_strategy", "steps"), "value", values.get("save_strategy", "steps")))
-    if (
-        not values.get("load_best_model_at_end")
-        or evaluate == save
-        or "no" in (evaluate, save)
-        or save == "best"
-    ):
+    evaluate = IntervalStrategy(values.get("eval_strategy", "no")).value
+    save = SaveStrategy(values.get("save_strategy", "steps")).value
+    if not values.get("load_best_model_at_end") or save in (evaluate, "no", "best") or evaluate == "no":
         return values
     say_once(
         f"save_strategy={save} follows eval_strategy={evaluate}, so that the best model can be loaded at the end"

@@ -70,7 +70,9 @@ def carry_out(
     plugins: Plugins, splits: Mapping[str, Rows], model: Any, processor: Any, folder: Path
 ) -> Outcome:
     """Train `model` one step, evaluate, save into `folder`, load and evaluate again; the model is used up."""
-    plugins = plugins.with_recipe(plugins.recipe.override(train=_ONE_STEP))
+    plugins = plugins.with_recipe(
+        plugins.recipe.override(train=_ONE_STEP, eval={"early_stopping_patience": None})
+    )
     measured = next((splits[name] for name in ("test", "validation") if name in splits), splits["train"])
     few = {"train": splits["train"], "validation": measured[:FEW_ROWS]}
     files, clock = RunFolder(folder), _Clock()

@@ -94,10 +94,6 @@ class Execution:
                 hint="--set data.validation_fraction=0.1, or --set train.eval_strategy=no",
             )
         patience = self.recipe.eval.early_stopping_patience
-        if patience is not None and patience < 1:
-            raise RecipeError(
-                f"eval.early_stopping_patience: {patience} evaluations", hint="1 or more, or null for none"
-            )
         if patience is not None and train.get("eval_strategy", "no") == "no":
             raise RecipeError(
                 "eval.early_stopping_patience: training is never evaluated",

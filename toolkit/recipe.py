@@ -333,6 +333,9 @@ class Recipe:
         if not 0 <= self.data.max_bad_fraction <= 1:
             where = f"data.max_bad_fraction: expected from 0 to 1, found {self.data.max_bad_fraction:g}"
             faults.append(RecipeError(where, hint="0.01 allows one bad row in a hundred"))
+        if (patience := self.eval.early_stopping_patience) is not None and patience < 1:
+            where = f"eval.early_stopping_patience: expected at least 1, found {patience}"
+            faults.append(RecipeError(where, hint="null, or leave it out, never stops early"))
         if not self.cache.max_gb >= 0:
             where = f"cache.max_gb: expected at least 0, found {self.cache.max_gb:g}"
             faults.append(RecipeError(where, hint="to do without, set cache.enabled: false"))

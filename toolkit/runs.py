@@ -145,7 +145,8 @@ def run(
     output_dir = recipe.train.get("output_dir") if output_dir is None else output_dir
     if output_dir is not None and not str(output_dir):
         raise RecipeError("the name of the run's folder is empty", hint="leave --output-dir out, or name one")
-    resume = resume or _asks_to_resume(recipe)
+    if _asks_to_resume(recipe) and output_dir is not None:
+        resume = True
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
     files = RunFolder(expanded(output_dir or _new_name(recipe.name)))

@@ -151,9 +151,8 @@ class Trainer(CompatibleTrainer):
         accumulated = self.args.gradient_accumulation_steps
         if self._step is not None and accumulated > 1:
             say(
-                f"train.gradient_accumulation_steps: the gradients of {accumulated} batches are averaged, each batch "
-                "on its own; rows are not compared across them. For larger batches raise "
-                "train.per_device_train_batch_size"
+                f"train.gradient_accumulation_steps: the gradients of {accumulated} batches are averaged, which is not "
+                "one batch of all their rows; for that raise train.per_device_train_batch_size"
             )
         return super().train(*args, **kwargs)
 

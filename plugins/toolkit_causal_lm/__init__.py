@@ -43,6 +43,13 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
 
 
 @hookimpl
+def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
+    from toolkit_causal_lm.model import fit_given
+
+    fit_given(model, processor, recipe.settings(CausalLMSettings))
+
+
+@hookimpl
 def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
     from toolkit_causal_lm.inspect_ import Inspect
 

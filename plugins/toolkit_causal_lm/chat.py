@@ -59,7 +59,10 @@ def rendered(tokenizer: Any, messages: Sequence[Message], answer_next: bool = Fa
             list(messages), tokenize=False, add_generation_prompt=answer_next
         )
     except (TemplateError, ValueError, TypeError) as error:
-        raise DataError(f"the chat template refuses the messages: {error}") from error
+        raise DataError(
+            f"the chat template refuses the messages: {error}",
+            hint="order the turns as it expects: most want user and assistant in turn, after one system turn at most",
+        ) from error
     return str(text)
 
 

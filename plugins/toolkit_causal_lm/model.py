@@ -22,13 +22,34 @@ def load(spec: Any, settings: CausalLMSettings) -> tuple[Any, Any]:
     """
     model = load_model(spec, AutoModelForCausalLM)
     tokenizer = load_processor(spec, AutoTokenizer)
+    fit(model, tokenizer, settings)
+    return model, tokenizer
+
+
+def fit_given(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
+    """Have a model and a tokenizer that were given in code work together as `load` has its own.
+
+    Raises:
+        ModelError: it is no causal language model, there is no tokenizer, or it is another model's.
+        RecipeError: the model cannot do what the settings ask for.
+    """
+    if not hasattr(model, "generate") or model.get_output_embeddings() is None:
+        raise ModelError(
+            f"the model that was given is a {type(model).__name__}, no causal language model",
+            hint="give what AutoModelForCausalLM loads, or run another task",
+        )
+    if tokenizer is None:
+        raise ModelError("the model was given without its tokenizer", hint="give it too: processor=...")
+    fit(model, tokenizer, settings)
+
+
+def fit(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
     check_fit(model, tokenizer)
     complete(tokenizer)
     set_length(model, tokenizer, settings)
     set_ends(model, tokenizer)
     if settings.packing:
         check_keeps_apart(model)
-    return model, tokenizer
 
 
 def check_fit(model: Any, tokenizer: Any) -> None:

@@ -43,7 +43,9 @@ def check_keeps_apart(model: Any) -> None:
         ModelError: they are not, or it takes no positions.
     """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (1, 12), generator=generator).to(model.device)
+    ids = torch.randint(model.config.get_text_config().vocab_size, (1, 12), generator=generator).to(
+        model.device
+    )
     positions = torch.tensor([[*range(7), *range(5)]], device=model.device)
     trains = model.training
     model.eval()

@@ -37,7 +37,7 @@ class Completer:
 
     def _asked(self, prompt: str) -> list[int]:
         if not prompt.strip():
-            raise DataError("the prompt is empty")
+            raise DataError("the prompt is empty", hint="give a text for the model to go on from")
         if self.chat:
             turns = [{"role": "user", "content": prompt}]
             asked = tokens(self.tokenizer, rendered(self.tokenizer, turns, answer_next=True))
@@ -45,5 +45,8 @@ class Completer:
             asked = self.encode.prompt(prompt)
         most = self.tokenizer.model_max_length
         if len(asked) >= most:
-            raise DataError(f"the prompt makes {len(asked)} tokens, the model takes {most}: {prompt[:40]!r}…")
+            raise DataError(
+                f"the prompt makes {len(asked)} tokens, the model takes {most}: {prompt[:40]!r}…",
+                hint="shorten it",
+            )
         return asked

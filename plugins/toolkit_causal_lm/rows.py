@@ -12,6 +12,8 @@ from toolkit import DataError, Row
 ROLES = ("system", "developer", "user", "assistant")
 _OTHER_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 Message = dict[str, str]
+_FILL_IN = "fill it in, or take the row out"
+_TURNS = 'write turns: [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,15 @@ def shape_of(row: Row, as_chat: bool = False) -> Shape:
         if not as_chat:
             return Completion(prompt, completion)
         if not prompt.strip():
-            raise DataError("the prompt is empty, so there is no user's turn")
+            raise DataError(
+                "the prompt is empty, so there is no user's turn",
+                hint="fill it in, or leave causal-lm.as_chat out",
+            )
         user, assistant = {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}
         return Chat((user, assistant))
     if _given(row.get("text")):
         return Text(_text(row, "text"))
-    raise DataError(_nothing(row))
+    raise DataError(_nothing(row), hint=_FILL_IN)
 
 
 def characters(row: Row) -> float:
@@ -87,9 +92,9 @@ def _nothing(row: Row) -> str:
 def _text(row: Row, name: str) -> str:
     value = row[name]
     if not isinstance(value, str):
-        raise DataError(f"the {name} is no text: {value!r:.60}")
+        raise DataError(f"the {name} is no text: {value!r:.60}", hint="write it as text, in quotes")
     if not value.strip():
-        raise DataError(f"the {name} is empty")
+        raise DataError(f"the {name} is empty", hint=_FILL_IN)
     return value
 
 
@@ -97,11 +102,14 @@ def _messages(given: Any) -> tuple[Message, ...]:
     if isinstance(given, str):
         given = _read(given)
     if not isinstance(given, Sequence) or not all(isinstance(one, Mapping) for one in given):
-        raise DataError(f"messages: expected a list of {{role, content}}, found {given!r:.60}")
+        raise DataError(f"messages: expected a list of {{role, content}}, found {given!r:.60}", hint=_TURNS)
     messages = tuple(_message(place, one) for place, one in enumerate(given, start=1))
     if not any(message["role"] == "assistant" for message in messages):
         roles = ", ".join(message["role"] for message in messages)
-        raise DataError(f"messages: no turn is the assistant's (roles: {roles})")
+        raise DataError(
+            f"messages: no turn is the assistant's (roles: {roles})",
+            hint="the assistant's turns are what is learnt: add one, or take the row out",
+        )
     return messages
 
 
@@ -110,7 +118,9 @@ def _read(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise DataError(f"messages: expected a list of {{role, content}}, found text: {text!r:.60}") from None
+        raise DataError(
+            f"messages: expected a list of {{role, content}}, found text: {text!r:.60}", hint=_TURNS
+        ) from None
 
 
 def _message(place: int, given: Mapping[str, Any]) -> Message:
@@ -118,13 +128,13 @@ def _message(place: int, given: Mapping[str, Any]) -> Message:
     role, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
     role = _OTHER_ROLES.get(str(role), role)
     if role not in ROLES:
-        raise DataError(f"message {place}: '{role}' is no role (there are: {', '.join(ROLES)})")
+        raise DataError(f"message {place}: '{role}' is no role (there are: {', '.join(ROLES)})", hint=_TURNS)
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _joined(content)
     if not isinstance(content, str):
-        raise DataError(f"message {place}: the content is no text: {content!r:.60}")
+        raise DataError(f"message {place}: the content is no text: {content!r:.60}", hint=_TURNS)
     if not content.strip():
-        raise DataError(f"message {place}: the content of the {role}'s turn is empty")
+        raise DataError(f"message {place}: the content of the {role}'s turn is empty", hint=_FILL_IN)
     return {"role": role, "content": content}
 
 

@@ -43,7 +43,10 @@ def faults(settings: CausalLMSettings) -> list[RecipeError]:
     """What can be known to be wrong without the model."""
     least = {"max_length": 2, "max_new_tokens": 1, "num_beams": 1, "temperature": 0}
     found = [
-        RecipeError(f"causal-lm.{name}: must be at least {bound}, found {value:g}")
+        RecipeError(
+            f"causal-lm.{name}: must be at least {bound}, found {value:g}",
+            hint="leave it out for the default",
+        )
         for name, bound in least.items()
         if (value := getattr(settings, name)) is not None and not value >= bound
     ]

@@ -41,6 +41,13 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
 
 
 @hookimpl
+def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
+    from toolkit_clip.model import fit_given
+
+    fit_given(model, processor, recipe.settings(ClipSettings))
+
+
+@hookimpl
 def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
     from toolkit_clip.inspect_ import Inspect
 

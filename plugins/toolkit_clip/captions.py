@@ -27,7 +27,10 @@ def captions_of(value: Any) -> list[str]:
             f"the caption is no text: {value!r:.60}", hint="give a text, or a list of texts for one image"
         )
     if not captions or not all(one.strip() for one in captions):
-        raise DataError("the caption is empty" if len(captions) < 2 else "one of the captions is empty")
+        raise DataError(
+            "the caption is empty" if len(captions) < 2 else "one of the captions is empty",
+            hint="say what is to be seen, or take it out",
+        )
     return [one.strip() for one in captions]
 
 

@@ -17,6 +17,7 @@ from toolkit import DataError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 """What a header may claim, else the image is not decoded: Pillow's own limit, 256 MB in RGB."""
+_AGAIN = "copy or export it again, or take the row out"
 MAX_RATIO = 100
 """Of the long side to the short one. The long one grows with it as the short one is brought to the model's size."""
 
@@ -68,7 +69,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
             f"{name} is not an image that can be read", hint="give PNG, JPEG or WebP, for example"
         ) from None
     except Exception as error:  # of many kinds: decoders stumble in as many ways as files are broken
-        raise DataError(f"{name} breaks off or is damaged ({_said(error)})") from None
+        raise DataError(f"{name} breaks off or is damaged ({_said(error)})", hint=_AGAIN) from None
 
 
 def open_rgb(source: Any) -> Image.Image:
@@ -108,7 +109,7 @@ def _readable(name: str, source: Any) -> Any:
     if isinstance(source, Mapping):
         data = source.get("bytes")
         if data is not None and not data:
-            raise DataError(f"{name} is empty")
+            raise DataError(f"{name} is empty", hint=_AGAIN)
         source = io.BytesIO(data) if data else source.get("path")
     if isinstance(source, io.BytesIO):
         return source
@@ -121,13 +122,13 @@ def _readable(name: str, source: Any) -> Any:
         missing = "is no file" if Path(source).exists() else "does not exist"
         raise DataError(f"{name} {missing}", hint="check the path; it counts from the folder you are in")
     if not Path(source).stat().st_size:
-        raise DataError(f"{name} is empty")
+        raise DataError(f"{name} is empty", hint=_AGAIN)
     return source
 
 
 def _check_size(name: str, width: int, height: int) -> None:
     if not width or not height:
-        raise DataError(f"{name} has no pixels: it is {width} x {height}")
+        raise DataError(f"{name} has no pixels: it is {width} x {height}", hint=_AGAIN)
     if width * height > MAX_PIXELS:
         raise _too_large(name)
     if max(width, height) > MAX_RATIO * min(width, height):

@@ -31,14 +31,35 @@ def load(spec: Any, settings: ClipSettings) -> tuple[Any, Any]:
             the settings ask for.
     """
     model = load_model(spec, MODELS)
-    clip = unwrapped(model)
-    processor = load_processor(spec, PROCESSORS[clip.config.model_type])
-    most, tokenizer = clip.config.text_config.max_position_embeddings, processor.tokenizer
+    processor = load_processor(spec, PROCESSORS[unwrapped(model).config.model_type])
+    fit(model, processor, settings)
+    return model, processor
+
+
+def fit_given(model: Any, processor: Any, settings: ClipSettings) -> None:
+    """Have a model and a processor that were given in code work together as `load` has its own.
+
+    Raises:
+        ModelError: it is no CLIP or SigLIP, there is no processor, it is another model's, or the model cannot do what
+            the settings ask for.
+    """
+    if not isinstance(unwrapped(model), MODELS):
+        raise ModelError(
+            f"the model that was given is a {type(model).__name__}, no CLIP and no SigLIP",
+            hint="give a CLIPModel or a SiglipModel, or run another task",
+        )
+    if processor is None:
+        raise ModelError("the model was given without its processor", hint="give it too: processor=...")
+    fit(model, processor, settings)
+
+
+def fit(model: Any, processor: Any, settings: ClipSettings) -> None:
+    clip, tokenizer = unwrapped(model), processor.tokenizer
+    most = clip.config.text_config.max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, most)
     check_fit(clip.config, processor)
     loss_name(clip, settings)
     freeze(model, settings)
-    return model, processor
 
 
 def freeze(model: Any, settings: ClipSettings) -> None:

@@ -66,12 +66,22 @@ def _out_of_range(settings: ClipSettings) -> list[RecipeError]:
     found = []
     size = settings.micro_batch_size
     if size is not None and size < 1:
-        found.append(RecipeError(f"clip.micro_batch_size: must be at least 1, found {size}"))
+        found.append(
+            RecipeError(
+                f"clip.micro_batch_size: must be at least 1, found {size}",
+                hint="leave it out for the whole batch",
+            )
+        )
     if not 0 < settings.min_crop <= 1:
         found.append(
-            RecipeError(f"clip.min_crop: must be more than 0 and at most 1, found {settings.min_crop:g}")
+            RecipeError(
+                f"clip.min_crop: must be more than 0 and at most 1, found {settings.min_crop:g}",
+                hint="1 crops nothing",
+            )
         )
     for name in ("flip", "colour"):
         if not 0 <= (value := getattr(settings, name)) <= 1:
-            found.append(RecipeError(f"clip.{name}: must be from 0 to 1, found {value:g}"))
+            found.append(
+                RecipeError(f"clip.{name}: must be from 0 to 1, found {value:g}", hint="0 changes nothing")
+            )
     return found

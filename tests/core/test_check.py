@@ -206,6 +206,13 @@ def test_a_dry_run(recipe: Recipe) -> None:
     assert files() == before
 
 
+def test_a_dry_run_of_a_run_that_may_stop_early(recipe: Recipe) -> None:
+    early = recipe.override(train={"eval_strategy": "epoch"}, eval={"early_stopping_patience": 2})
+    report = check(early, with_dry_run=True)
+    assert faults(report) == []
+    assert report.dry_run is not None
+
+
 def test_a_dry_run_of_an_adapter(recipe: Recipe) -> None:
     run(recipe.override(train={"max_steps": 1}), "first")
     adapted = recipe.override(model="first/model", adapter={"r": 4, "target_modules": ["q_proj"]})

@@ -87,5 +87,5 @@ def test_accumulating_is_said_to_be_no_larger_batch(
 ) -> None:
     for name, recipe in (("core", tiny_recipe), ("own", stepping)):
         run(recipe.override(train={"max_steps": 1, "gradient_accumulation_steps": 2}), name, data=rows(16))
-        said = "rows are not compared across them" in capsys.readouterr().err
+        said = "which is not one batch of all their rows" in capsys.readouterr().err
         assert said == (name == "own")

@@ -159,7 +159,7 @@ def test_early_stopping_as_a_setting(recipe: Recipe, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("patience", "strategy", "expected"),
-    [(0, "epoch", "eval.early_stopping_patience: 0 evaluations"),
+    [(0, "epoch", "eval.early_stopping_patience: expected at least 1, found 0"),
      (2, "no", "eval.early_stopping_patience: training is never evaluated")],
 )  # fmt: skip
 def test_early_stopping_that_cannot_be(recipe: Recipe, patience: int, strategy: str, expected: str) -> None:
@@ -168,6 +168,18 @@ def test_early_stopping_that_cannot_be(recipe: Recipe, patience: int, strategy: 
         run(recipe, "not_written", data=SPLITS)
     assert error.value.message == expected
     assert not Path("not_written").exists()
+
+
+def test_resuming_as_a_setting(recipe: Recipe) -> None:
+    """`train.resume_from_checkpoint: true` goes on in a folder that is named, begins a run where there is none yet."""
+    recipe = recipe.override(train={"resume_from_checkpoint": True})
+    stopped_at("step 6", recipe, "stopped")
+    again = run(recipe, "stopped", data=SPLITS)
+    assert again.summary["train"]["resumed_from"] == 6
+    anew = run(recipe.override(train={"max_steps": 1}), data=SPLITS)
+    assert anew.folder.parent == Path("runs")
+    with pytest.raises(RecipeError, match="a run goes on from a checkpoint in its own folder"):
+        run(recipe.override(train={"resume_from_checkpoint": "elsewhere/checkpoint-3"}), "other", data=SPLITS)
 
 
 def test_higher_accuracy_is_better_without_being_told(recipe: Recipe) -> None:

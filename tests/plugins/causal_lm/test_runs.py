@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toolkit_tasks.causal_lm import recipe as task
+from transformers import BloomConfig, BloomForCausalLM
 
 from tests.plugins.causal_lm.conftest import nano_llama, nano_tokenizer
-from toolkit import DataError, Recipe, RecipeError, Row, Run, load_run, run
+from toolkit import DataError, ModelError, Recipe, RecipeError, Row, Run, load_run, run
 from toolkit.cli import main
 
 Saved = Callable[..., str]
@@ -247,3 +248,24 @@ def test_check_shows_the_first_row(folder: str, in_tmp: Path, capsys: pytest.Cap
     assert "<|im_start|>assistant\\n[h][a][<|im_end|>]\\n; padding is </s> too" in report["first_row"]
     assert report["facts"]["shape"] == {"chat": 8}
     assert report["facts"]["tokens that count"]["max"] == 17
+
+
+def test_objects_given_in_code_are_set_up_as_loaded_ones(in_tmp: Path) -> None:
+    """They learn to stop at the end of a turn, and what cannot be packed is refused."""
+    tokenizer = nano_tokenizer()
+    model = nano_llama(tokenizer)
+    model.generation_config.eos_token_id = None
+    mine = quick("unused")
+    run(mine, "given", data=CHATS, model=model, processor=tokenizer)
+    saved = json.loads(Path("given/model/generation_config.json").read_text())
+    ends = saved["eos_token_id"]
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in (ends if isinstance(ends, list) else [ends])
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 16, "n_layer": 1, "n_head": 2}
+    bloom = BloomForCausalLM(BloomConfig(**sizes))
+    packing = mine.override(**{"causal-lm": {"packing": True}})
+    with pytest.raises(ModelError, match=r"causal-lm\.packing: BloomForCausalLM"):
+        run(packing, "packed", data=CHATS, model=bloom, processor=tokenizer)
+    with pytest.raises(ModelError, match="without its tokenizer"):
+        run(mine, "bare", data=CHATS, model=model)
+    with pytest.raises(ModelError, match="a LlamaModel, no causal language model"):
+        run(mine, "part", data=CHATS, model=model.model, processor=tokenizer)

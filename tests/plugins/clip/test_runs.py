@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPModel, SiglipModel, SiglipProcessor
+from transformers import CLIPModel, CLIPVisionModel, SiglipModel, SiglipProcessor
 
 from toolkit import DataError, ModelError, Recipe, RecipeError, load_run, run
 from toolkit.cli import main
@@ -344,3 +344,21 @@ def test_a_recipe_of_two_modalities_is_refused(folder: str, rows: Any, in_tmp: P
             data={"train": [{**row, "audio": "a", "text": "b"} for row in rows(4)]},
         )
     assert not Path("first").exists()
+
+
+def test_objects_given_in_code_are_set_up_as_loaded_ones(nano: Any, rows: Any, in_tmp: Path) -> None:
+    model, processor = nano
+    mine = recipe("unused", adapter=None, clip={"trained": "projections"}, train={"max_steps": 1})
+    run(mine, "given", data=data(rows), model=model, processor=processor)
+    trained = {name for name, weights in model.named_parameters() if weights.requires_grad}
+    assert trained == {"logit_scale", "visual_projection.weight", "text_projection.weight"}
+    with pytest.raises(ModelError, match="without its processor"):
+        run(mine, "bare", data=data(rows), model=model)
+    with pytest.raises(ModelError, match="a CLIPVisionModel, no CLIP and no SigLIP"):
+        run(
+            mine,
+            "part",
+            data=data(rows),
+            model=CLIPVisionModel(model.config.vision_config),
+            processor=processor,
+        )
