@@ -35,6 +35,7 @@ class Encode:
     """`(shape) -> Encoded`, by a tokenizer that `toolkit_causal_lm.model.load` has prepared."""
 
     def __init__(self, tokenizer: Any, settings: CausalLMSettings) -> None:
+        complete(tokenizer)
         self.tokenizer, self.settings = tokenizer, settings
         self.prefix = prefix_of(tokenizer)
         turn = end_of_turn(tokenizer)
