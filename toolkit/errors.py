@@ -22,9 +22,14 @@ class ToolkitError(Exception):
 
     @classmethod
     def gather(cls, faults: Sequence[ToolkitError]) -> Self:
-        """All `faults` (at least one) as one error of this class; those gathered before count once."""
+        """All `faults` (at least one) as one error of this class; those gathered before count once.
+
+        Its cause is the first that one of them has, so that a traceback leads there.
+        """
         first, *rest = dict.fromkeys(one for fault in faults for one in fault.all)
-        return cls(first.message, first.hint, more=rest)
+        gathered = cls(first.message, first.hint, more=rest)
+        gathered.__cause__ = next((one.__cause__ for one in [first, *rest] if one.__cause__), None)
+        return gathered
 
     @property
     def all(self) -> tuple[ToolkitError, ...]:

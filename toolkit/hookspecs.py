@@ -5,6 +5,10 @@ hook may ask for any of its arguments, or none. *Build* hooks return None ("not 
 calls later: two answers are an error that names both plugins, no answer means the default that is stated. Hooks that
 return lists add up over the plugins. A plugin is imported only by runs whose recipe names it, and should import
 torch and the like inside its hooks.
+
+The contract has a version, `CONTRACT`, which grows by one with each change; what is changed so that plugins must change
+too makes `OLDEST_CONTRACT` follow. A plugin may say which one it is written for: `toolkit_contract = 1`, beside its
+hooks. It is refused, with what to upgrade, where that is newer than `CONTRACT` or older than `OLDEST_CONTRACT`.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from toolkit.recipe import Recipe
     from toolkit.runs import Run
     from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits
+
+CONTRACT = 1
+OLDEST_CONTRACT = 1
 
 hookspec = pluggy.HookspecMarker("toolkit")
 hookimpl = pluggy.HookimplMarker("toolkit")

@@ -6,17 +6,20 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError
 
 from toolkit import discovery, hookspecs
-from toolkit.discovery import Installed, did_you_mean
+from toolkit.discovery import Installed, bare, did_you_mean, in_one_line
 from toolkit.errors import PluginError, RecipeError, ToolkitError
 from toolkit.metrics import named_metrics
+from toolkit.notices import say
 from toolkit.recipe import Recipe
 from toolkit.structure import build
+from toolkit.trace import Trace
 
 if TYPE_CHECKING:
     import torch
@@ -45,30 +48,26 @@ class Plugins:
         """
         self._pm = pluggy.PluginManager("toolkit")
         self._pm.add_hookspecs(hookspecs)
-        self._installed = {name: discovery.find("plugin", name) for name in recipe.plugins}
+        self._installed = {bare(name): discovery.find("plugin", name) for name in recipe.plugins}
         for plugin in self._installed.values():
             self._register(plugin)
+        self._trace = Trace.if_on(self._pm, [_origin(one) for one in self._installed.values()])
         self.recipe = self._parse_settings(recipe)
 
     def _register(self, plugin: Installed) -> None:
         loaded = plugin.load()
+        _check_contract(plugin, getattr(loaded, "toolkit_contract", hookspecs.CONTRACT))
         faults = _contract_faults(loaded, {_package(plugin.entry.module), _package(type(loaded).__module__)})
         if faults:
-            raise PluginError(
-                f"{plugin.describe()} could not be loaded\n  " + "\n  ".join(faults),
-                hint=f"repair or reinstall {plugin.distribution}",
-            )
+            raise plugin.failure(faults)
         try:
             self._pm.register(loaded, name=plugin.name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(
-                f"{plugin.describe()} could not be loaded\n  {error}",
-                hint=f"repair or reinstall {plugin.distribution}",
-            ) from error
+            raise plugin.failure([str(error)]) from error
 
     def _parse_settings(self, recipe: Recipe) -> Recipe:
         settings, faults = {}, []
-        for name in recipe.plugins:
+        for name in self._installed:
             section = recipe.sections.get(name)
             kind = self._ask(name, "toolkit_settings")
             if kind is None:
@@ -121,13 +120,15 @@ class Plugins:
 
     def _answers(self, hook: str, **arguments: Any) -> dict[str, Any]:
         """Every plugin's answer that is not None, by plugin, in the recipe's order."""
-        asked = {name: self._ask(name, hook, **arguments) for name in self.recipe.plugins}
+        asked = {name: self._ask(name, hook, **arguments) for name in self._installed}
         answers = {name: answer for name, answer in asked.items() if answer is not None}
         for name, answer in answers.items():
             if hook in _LISTS and not isinstance(answer, list | tuple):
                 raise self._broken(name, hook, "a list", answer)
             if hook not in _LISTS and not callable(answer):
                 raise self._broken(name, hook, "a callable", answer)
+        if self._trace is not None and not answers:
+            self._trace.unanswered(hook)
         return answers
 
     def _one(self, hook: str, **arguments: Any) -> Any:
@@ -153,8 +154,16 @@ class Plugins:
         return [item for answer in self._answers(hook, **arguments).values() for item in answer]
 
     def _tell(self, hook: str, **arguments: Any) -> None:
-        for name in self.recipe.plugins:
+        for name in self._installed:
             self._ask(name, hook, **arguments)
+
+    def _observe(self, hook: str, **arguments: Any) -> None:
+        """Tell every plugin; one that fails is named, and changes nothing for the run and for the others."""
+        for name, plugin in self._installed.items():
+            try:
+                self._ask(name, hook, **arguments)
+            except Exception as error:
+                say(f"{plugin.describe()}: {hook} failed: {in_one_line(error)}; the run is not affected")
 
     # ---- one method a hook, in calling order ---------------------------------------------------------------
 
@@ -226,10 +235,28 @@ class Plugins:
         return self._required("toolkit_predict", "predicts", recipe=self.recipe, **given)  # type: ignore[no-any-return]
 
     def run_finished(self, run: Run) -> None:
-        self._tell("toolkit_run_finished", run=run)
+        self._observe("toolkit_run_finished", run=run)
 
     def run_failed(self, run: Run, error: BaseException) -> None:
-        self._tell("toolkit_run_failed", run=run, error=error)
+        self._observe("toolkit_run_failed", run=run, error=error)
+
+
+def _check_contract(plugin: Installed, wanted: Any) -> None:
+    """Refuse a plugin that is written for hooks that are not there yet, or no longer."""
+    oldest, newest = hookspecs.OLDEST_CONTRACT, hookspecs.CONTRACT
+    if not isinstance(wanted, int):
+        raise plugin.failure(
+            [f"toolkit_contract must be a whole number, is {wanted!r}"], f"the newest is {newest}"
+        )
+    if oldest <= wanted <= newest:
+        return
+    known = str(newest) if oldest == newest else f"{oldest} to {newest}"
+    raise plugin.failure(
+        [
+            f"it is written for version {wanted} of the hooks, task-toolkit {version('task-toolkit')} has {known}"
+        ],
+        f"pip install -U {'task-toolkit' if wanted > newest else plugin.distribution}",
+    )
 
 
 def _contract_faults(plugin: Any, homes: set[str]) -> list[str]:
@@ -260,6 +287,10 @@ def _hook_faults(name: str, function: Any, decorated: bool) -> list[str]:
         for one in inspect.signature(function).parameters
         if one not in offered
     ]
+
+
+def _origin(plugin: Installed) -> str:
+    return f"{plugin.name} ({plugin.distribution} {plugin.version})"
 
 
 def _package(module: str | None) -> str:

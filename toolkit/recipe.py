@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit import discovery
-from toolkit.discovery import did_you_mean
+from toolkit.discovery import bare, did_you_mean
 from toolkit.errors import RecipeError, ToolkitError
 from toolkit.spellings import modern
 from toolkit.structure import build, no_mapping, plain, show, unknown_key
@@ -137,10 +137,10 @@ class Recipe:
         faults = [
             *_name_faults(name),
             *plugin_faults,
-            *_key_faults(given, [*_KEYS, *plugins, *sections], "recipe"),
+            *_key_faults(given, [*_KEYS, *map(bare, plugins), *sections], "recipe"),
         ]
         if isinstance(sample := given.get("sample"), Mapping):
-            faults += _sample_faults(_drop_none(sample), plugins)
+            faults += _sample_faults(_drop_none(sample), [bare(one) for one in plugins])
         own = {key: _drop_none(value) for key, value in given.items() if key not in _KEYS}
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "plugins", tuple(plugins))
@@ -386,7 +386,7 @@ def _plugin_faults(plugins: Any) -> list[RecipeError]:
                 hint="for example `plugins: [whisper]`",
             )
         ]
-    if len(set(plugins)) < len(plugins):
+    if len({bare(one) for one in plugins}) < len(plugins):
         return [RecipeError(f"plugins: a name stands twice in {show(plugins)}", hint="name each plugin once")]
     return []
 

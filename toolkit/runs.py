@@ -247,11 +247,11 @@ def _carry_out(
             execution.carry_out(going_on)
         except BaseException as error:
             execution.fail(error)
-            _observed(plugins.run_failed, result(), error)
+            plugins.run_failed(result(), error)
             raise
     execution.push()
     finished = result()
-    _observed(plugins.run_finished, finished)
+    plugins.run_finished(finished)
     return finished
 
 
@@ -277,14 +277,6 @@ def _look_at_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
         raise DataError.gather(faults)
     for notice in found.notices():
         say(notice)
-
-
-def _observed(observe: Any, *arguments: Any) -> None:
-    """Tell the observers; one that fails changes nothing about the run."""
-    try:
-        observe(*arguments)
-    except Exception as error:
-        say(f"a plugin that observes the run failed: {type(error).__name__}: {error}")
 
 
 def _refuse_another_recipe(files: RunFolder, recipe: Recipe) -> None:

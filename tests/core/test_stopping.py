@@ -253,4 +253,5 @@ def test_an_observer_that_fails_changes_nothing(
     install("toolkit-bad", plugins={"bad": "toolkit_bad"}, modules={"toolkit_bad": source})
     result = run(recipe.override(plugins=["tiny", "bad"], train={"max_steps": 1}), "first", data=SPLITS)
     assert result.summary["status"] == "finished"
-    assert "a plugin that observes the run failed: ZeroDivisionError" in capsys.readouterr().err
+    told = "plugin 'bad' (toolkit-bad 0.1): toolkit_run_finished failed: ZeroDivisionError: division by zero"
+    assert told in capsys.readouterr().err

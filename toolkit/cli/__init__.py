@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from toolkit.cli.console import print_document, print_faults
-from toolkit.discovery import did_you_mean
+from toolkit.discovery import did_you_mean, place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
 from toolkit.notices import say
+from toolkit.trace import trace_hooks
 
 COMMANDS = {
     "run": "carry out a task or a recipe file",
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        _report(
-            ToolkitError(f"{type(error).__name__}: {error}", hint="--debug shows where it happened"), as_json
-        )
+        where = place_in_plugin(error)
+        message = f"{type(error).__name__}: {error}" + (f"\n  {where}" if where else "")
+        _report(ToolkitError(message, hint="--debug shows where it happened"), as_json)
         return _after_traceback(debug, 1)
 
 
@@ -110,7 +111,7 @@ def _execute(arguments: list[str]) -> int:
 def _carry_out(module: Any, options: argparse.Namespace) -> int:
     """Run a command; what libraries print meanwhile goes to stderr, the command's own result to stdout."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports each kernel it does without
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), trace_hooks(getattr(options, "trace_hooks", False)):
         document, status = module.execute(options)
     if options.json:
         print_document(document)

@@ -10,13 +10,14 @@ import argparse
 from typing import Any
 
 from toolkit.cli.console import number, print_table
-from toolkit.cli.options import add_set_argument, settings_from
+from toolkit.cli.options import add_set_argument, add_trace_argument, settings_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_DIR", help="the run's folder")
     parser.add_argument("--data", metavar="D", help="a data folder, file or hub id instead of the run's")
     add_set_argument(parser, "a key of the recipe's data, eval, train or a plugin's section, for this time")
+    add_trace_argument(parser)
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:

@@ -10,6 +10,7 @@ import argparse
 from typing import Any
 
 from toolkit.cli.console import number, print_table
+from toolkit.cli.options import add_trace_argument
 from toolkit.notices import printable
 
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", action="store_true", help="merge the adapter into the full-precision base model"
     )
+    add_trace_argument(parser)
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:

@@ -21,6 +21,13 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin", metavar="NAME", action="append", default=[], help="a further plugin for this run"
     )
+    add_trace_argument(parser)
+
+
+def add_trace_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trace-hooks", action="store_true", help="show each hook call on stderr: who answers, and what"
+    )
 
 
 def add_set_argument(parser: argparse.ArgumentParser, what: str) -> None:

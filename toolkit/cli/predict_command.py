@@ -11,12 +11,14 @@ import json
 from typing import Any
 
 from toolkit.cli.console import number, print_table
+from toolkit.cli.options import add_trace_argument
 from toolkit.notices import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_DIR", help="the run's folder")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="what the model shall work on")
+    add_trace_argument(parser)
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
