@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.testing.pytest_plugin import project as project
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

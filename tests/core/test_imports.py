@@ -60,6 +60,14 @@ def test_importing_the_toolkit_and_its_plain_names() -> None:
     )
 
 
+def test_importing_the_kit_for_tests() -> None:
+    """pytest imports its plugin wherever the toolkit is installed."""
+    assert loaded_by("import toolkit.testing.pytest_plugin") == ""
+    assert (
+        loaded_by("from toolkit.testing import check_plugin, examine, Project, Outcome, Report, Result") == ""
+    )
+
+
 def test_importing_a_task_imports_no_plugin() -> None:
     assert loaded_by("from toolkit_tasks.whisper_asr import recipe") == "toolkit_tasks"
 

@@ -52,6 +52,7 @@ def test_the_entry_points_are_declared(wheel: zipfile.ZipFile) -> None:
     [name] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     text = wheel.read(name).decode()
     assert "toolkit = toolkit.cli:main" in text
+    assert "[pytest11]\ntoolkit = toolkit.testing.pytest_plugin" in text
     assert "whisper = toolkit_whisper" in text
     assert "causal-lm = toolkit_causal_lm" in text
     assert "causal-lm = toolkit_tasks.causal_lm" in text

@@ -1,14 +1,53 @@
-"""List the installed plugins: what a recipe's `plugins` may name."""
+"""List the installed plugins: what a recipe's `plugins` may name. With --check, hold them to the contract.
+
+toolkit plugins --check whisper
+toolkit plugins --check vit --recipe small.yaml
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from toolkit.cli.tasks_command import add_arguments as add_arguments
+from toolkit.cli import tasks_command
 from toolkit.cli.tasks_command import listing
-from toolkit.cli.tasks_command import show as show
+from toolkit.discovery import installed
+from toolkit.errors import RecipeError
+from toolkit.notices import printable, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", metavar="NAME", nargs="?", const="", help="hold a plugin, or each of them, to the contract"
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="R",
+        help="the task or recipe file to check NAME in; a task with a sample by default",
+    )
 
 
 def execute(options: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
-    return listing("plugin"), 0
+    if options.recipe is not None and not options.check:
+        raise RecipeError("--recipe is for one plugin", hint="name it: --check NAME --recipe R")
+    if options.check is None:
+        return listing("plugin"), 0
+    names = [options.check] if options.check else sorted({one.name for one in installed("plugin")})
+    reports = [_checked(name, options.recipe) for name in names]
+    return reports, 0 if all(report["ok"] for report in reports) else 1
+
+
+def _checked(name: str, recipe: str | None) -> dict[str, Any]:
+    from toolkit.testing import examine
+
+    say(f"checking plugin '{name}'")
+    return examine(name, recipe).as_dict()
+
+
+def show(document: list[dict[str, Any]]) -> None:
+    if not document or "laws" not in document[0]:
+        return tasks_command.show(document)
+    from toolkit.testing import Report
+
+    for report in document:
+        print(printable(str(Report.from_dict(report))))

@@ -1,0 +1,82 @@
+"""A plugin held to the contract, law by law."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit import discovery
+from toolkit.errors import ToolkitError
+from toolkit.recipe import Recipe
+from toolkit.testing.laws import LAWS, Law
+from toolkit.testing.report import Report, Result
+from toolkit.testing.subject import DoesNotApply, Subject
+
+
+def check_plugin(name: str, recipe: Recipe | str | Path | None = None) -> Report:
+    """Hold an installed plugin to the contract.
+
+    Args:
+        recipe: what it is checked in: a recipe, a file or a task; by default the first installed task that names the
+            plugin and ships a sample, or for a plugin without a model any task that ships one. It should be small.
+    Raises:
+        AssertionError: it breaks a law; the message has a line for each.
+        PluginError: no plugin has this name.
+    """
+    report = examine(name, recipe)
+    if not report.ok:
+        raise AssertionError(str(report))
+    return report
+
+
+def examine(name: str, recipe: Recipe | str | Path | None = None) -> Report:
+    """As `check_plugin`, but broken laws are just reported."""
+    plugin = discovery.find("plugin", name)
+    with tempfile.TemporaryDirectory() as folder:
+        subject = Subject(plugin, recipe, Path(folder))
+        results: dict[str, Result] = {}
+        for law in LAWS:
+            results[law.name] = _judged(law, subject, results)
+    found = subject.recipe_name
+    return Report(plugin.name, plugin.distribution, plugin.version, found, tuple(results.values()))
+
+
+def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
+    """What becomes of one law, those before it being known; nothing that a plugin does ends the check."""
+    missing = [known[name] for name in law.needs if known[name].status in ("failed", "not run")]
+    if missing:
+        return Result(law.name, law.sentence, "not run", f"needs {missing[0].law}")
+    started = time.monotonic()
+    status, finding, hint = "passed", None, None
+    try:
+        with _quiet():
+            law.check(subject)
+    except DoesNotApply as reason:
+        status, finding = "does not apply", str(reason)
+    except ToolkitError as fault:
+        status = "failed"
+        finding, hint = "\n".join(one.message for one in fault.all), fault.all[0].hint
+    except (Exception, SystemExit) as error:
+        status, finding = "failed", f"{type(error).__name__}: {error}\n{_where(error)}"
+        hint = (
+            "nothing but an error of the toolkit may leave a hook, and only where its documentation says so"
+        )
+    return Result(law.name, law.sentence, status, finding, hint, round(time.monotonic() - started, 3))  # type: ignore[arg-type]
+
+
+def _where(error: BaseException) -> str:
+    """The last lines of a traceback, which are most often the plugin's."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return "\n".join(f"  {frame.filename}, line {frame.lineno}, in {frame.name}" for frame in frames)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Runs tell what they do; a report does not."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

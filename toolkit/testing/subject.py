@@ -1,0 +1,176 @@
+"""A plugin under examination, in a recipe that uses it, opened as far as laws ask for it."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.discovery import Installed, installed
+from toolkit.errors import DataError, PluginError, ToolkitError
+from toolkit.plugins import Plugins
+from toolkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from toolkit.data.splits import Rows
+    from toolkit.types import Batch, Row
+
+ROWS = 8
+"""Of each split, at most."""
+_SMALL: dict[str, Any] = {
+    "data": {"limit": ROWS},
+    "eval": {"before": False, "max_samples": 4, "early_stopping_patience": None, "metrics": None},
+    "train": {
+        "max_steps": 6, "num_train_epochs": None, "save_strategy": "steps", "save_steps": 3, "logging_steps": 1,
+        "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "gradient_accumulation_steps": 1,
+        "warmup_steps": 0, "warmup_ratio": None, "eval_strategy": "no", "eval_on_start": None,
+        "load_best_model_at_end": None, "metric_for_best_model": None, "report_to": "none", "push_to_hub": None,
+        "bf16": None, "fp16": None, "use_cpu": True, "dataloader_num_workers": 0, "output_dir": None,
+    },
+}  # fmt: skip
+"""What is changed about a recipe, so that a run of it takes a moment."""
+
+
+class DoesNotApply(Exception):  # noqa: N818  it is no error
+    """A law is about something that the plugin does not do."""
+
+
+class Subject:
+    """One plugin; everything that is opened is opened once."""
+
+    def __init__(self, plugin: Installed, recipe: Recipe | str | Path | None, folder: Path) -> None:
+        """`folder`: for whatever laws want to write."""
+        self.plugin, self.name, self.folder = plugin, plugin.name, folder
+        self._given = recipe
+
+    # ---- the recipe ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that names the plugin, made small.
+
+        Raises:
+            PluginError: none is given, and no installed task will do.
+        """
+        return self._whole_recipe.override(**_SMALL).resolved()
+
+    @cached_property
+    def _whole_recipe(self) -> Recipe:
+        if self._given is not None:
+            given = self._given
+            return self._named_in(given if isinstance(given, Recipe) else Recipe.load(given))
+        tasks = _tasks_with_samples()
+        if own := [task for task in tasks if self.name in task.plugins]:
+            return own[0]
+        if not tasks or self.has("toolkit_model"):
+            raise PluginError(
+                f"no installed task names the plugin '{self.name}' and ships a sample",
+                hint="give a recipe to check it in: "
+                f"check_plugin('{self.name}', recipe='small.yaml'), or --recipe small.yaml",
+            )
+        return self._named_in(tasks[0])
+
+    def _named_in(self, recipe: Recipe) -> Recipe:
+        if self.name in recipe.plugins:
+            return recipe
+        return recipe.override(plugins=[*recipe.plugins, self.name])
+
+    @property
+    def recipe_name(self) -> str | None:
+        try:
+            return self._whole_recipe.name
+        except ToolkitError:
+            return None
+
+    # ---- the hooks -------------------------------------------------------------------------------------------
+
+    def has(self, hook: str) -> bool:
+        """Whether the plugin has an implementation of the hook."""
+        return hasattr(getattr(self.plugin.load(), hook, None), "toolkit_impl")
+
+    def asked_for(self, *hooks: str) -> None:
+        """Raise `DoesNotApply` unless the plugin has one of these hooks."""
+        if not any(map(self.has, hooks)):
+            raise DoesNotApply(f"the plugin has no {' and no '.join(hooks)}")
+
+    @property
+    def owns_its_step(self) -> bool:
+        return self.plugins.step() is not None
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        return Plugins(self.recipe)
+
+    # ---- data and model --------------------------------------------------------------------------------------
+
+    @cached_property
+    def splits(self) -> dict[str, Rows]:
+        from toolkit.opening import open_data
+
+        return open_data(self.plugins, None)
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """The model, adapted, and its processor. The model is never changed; work on a copy."""
+        from toolkit.opening import open_model
+
+        return open_model(self.plugins, (None, None), int(self.recipe.train.get("seed", 42)))
+
+    @property
+    def processor(self) -> Any:
+        return self.loaded[1]
+
+    @cached_property
+    def raw_rows(self) -> list[Row]:
+        """Training rows that can be used, as they are before `toolkit_prepare`.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = []
+        train = self.splits["train"]
+        for place, row_id in enumerate(train.ids):
+            try:
+                row = {**train[place], "row_id": row_id}
+                self.prepare(row)
+            except DataError:
+                continue
+            found.append(row)
+        if not found:
+            raise DataError(
+                "no row of the train split can be used", hint="give a recipe whose data has good rows"
+            )
+        return found
+
+    def prepare(self, row: Row) -> Row:
+        """What the collator is given of a raw row, which stays as it is."""
+        prepare = self._prepare
+        given = copy.deepcopy(row)
+        return {**prepare(given), "row_id": row["row_id"]} if prepare is not None else given
+
+    @cached_property
+    def _prepare(self) -> Any:
+        return self.plugins.prepare(self.processor)
+
+    @cached_property
+    def collator(self) -> Any:
+        return self.plugins.collator(self.processor)
+
+    def batch(self, *places: int) -> Batch:
+        """The training rows at these places, or all of them, as one batch."""
+        chosen = [self.raw_rows[place] for place in places] or self.raw_rows
+        return dict(self.collator([self.prepare(row) for row in chosen]))
+
+
+def _tasks_with_samples() -> list[Recipe]:
+    """The installed tasks that run offline; those that cannot be loaded are somebody else's trouble."""
+    found = []
+    for task in installed("task"):
+        try:
+            recipe = Recipe.load(task.name)
+        except ToolkitError:
+            continue
+        if recipe.sample is not None and {"model", "data"} <= {*recipe.sample}:
+            found.append(recipe)
+    return found
