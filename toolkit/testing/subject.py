@@ -14,6 +14,7 @@ from toolkit.recipe import Recipe
 
 if TYPE_CHECKING:
     from toolkit.data.splits import Rows
+    from toolkit.runs import Run
     from toolkit.types import Batch, Row
 
 ROWS = 8
@@ -92,7 +93,7 @@ class Subject:
     def asked_for(self, *hooks: str) -> None:
         """Raise `DoesNotApply` unless the plugin has one of these hooks."""
         if not any(map(self.has, hooks)):
-            raise DoesNotApply(f"the plugin has no {' and no '.join(hooks)}")
+            raise DoesNotApply(f"the plugin has no {', no '.join(hooks)}")
 
     @property
     def owns_its_step(self) -> bool:
@@ -156,6 +157,24 @@ class Subject:
     @cached_property
     def collator(self) -> Any:
         return self.plugins.collator(self.processor)
+
+    def whole_batches(self, size: int) -> Rows:
+        """Training rows, as many as make whole batches.
+
+        Raises:
+            DoesNotApply: there are too few.
+        """
+        train = self.splits["train"]
+        if len(train) < size:
+            raise DoesNotApply(f"it takes {size} training rows, the recipe's data has {len(train)}")
+        return train[: len(train) // size * size]
+
+    @cached_property
+    def finished_run(self) -> Run:
+        """A run of the recipe, with its trained model in memory."""
+        from toolkit.runs import run
+
+        return run(self.recipe, self.folder / "finished")
 
     def batch(self, *places: int) -> Batch:
         """The training rows at these places, or all of them, as one batch."""
