@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def loss_of(subject: Subject, model: Any, batch: Batch) -> Loss:
     return (subject.plugins.loss() or model_loss)(model, exact(batch))
 
 
-def scored(subject: Subject, model: Any, batches: list[Batch]) -> Iterator[Scored]:
+def scored(subject: Subject, model: Any, batches: Iterable[Batch]) -> Iterator[Scored]:
     """Each batch as an evaluation has it."""
     own = subject.plugins.evaluate_batch(subject.processor)
     with torch.no_grad():

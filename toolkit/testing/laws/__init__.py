@@ -31,6 +31,8 @@ class Law:
 
 _OPEN = ("opens_its_task",)
 _COLLATED = ("one_row_and_many_are_collated",)
+_STEADY = ("rows_are_prepared_alike", "augmentation_is_the_generators", *_COLLATED)
+_SUMMED = ("loss_counts_the_targets", "loss_adds_up")
 
 LAWS = (
     Law(contract.hooks_are_spelt_right),
@@ -42,10 +44,10 @@ LAWS = (
     Law(rows.bad_rows_are_answered, needs=_COLLATED),
     Law(batches.batch_is_as_described, needs=_COLLATED),
     Law(losses.loss_counts_the_targets, needs=_COLLATED),
-    Law(losses.loss_adds_up, needs=_COLLATED),
-    Law(measuring.metrics_add_up, needs=_COLLATED),
-    Law(losses.accumulation_changes_nothing, needs=("loss_counts_the_targets", "loss_adds_up")),
-    Law(runs.saved_is_what_was_trained, needs=_COLLATED),
-    Law(runs.resumed_is_never_stopped, needs=_COLLATED),
+    Law(losses.loss_adds_up, needs=_STEADY),
+    Law(measuring.metrics_add_up, needs=_STEADY),
+    Law(losses.accumulation_changes_nothing, needs=(*_STEADY, *_SUMMED)),
+    Law(runs.saved_is_what_was_trained, needs=_STEADY),
+    Law(runs.resumed_is_never_stopped, needs=_STEADY),
     Law(losses.ranks_change_nothing, needs=("accumulation_changes_nothing",)),
 )

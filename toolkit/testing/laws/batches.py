@@ -51,9 +51,8 @@ def batch_is_as_described(subject: Subject) -> None:
     import torch
 
     entries = described(docstring_of(subject.collator))
-    for places in ([0], []):
-        batch = subject.batch(*places)
-        rows = len(places) or len(subject.raw_rows)
+    for some in (subject.raw_rows[:1], subject.raw_rows):
+        batch, rows = subject.batch(some), len(some)
         sizes: dict[str, int] = dict.fromkeys(("rows", "batch", "B"), rows)
         faults = [f"`{name}` is not described" for name in batch if name not in entries and name not in CORES]
         for name, entry in entries.items():
@@ -66,5 +65,5 @@ def batch_is_as_described(subject: Subject) -> None:
         if faults:
             raise PluginError(
                 f"in a batch of {rows} row{'s' * (rows > 1)}: " + "; ".join(faults),
-                hint="say it in the collator's docstring, as in: `labels` (rows, tokens) int64; maybe `weights` (rows,) float32",
+                hint="say it in the docstring, as in: `labels` (rows, tokens) int64; maybe `weights` (rows,) float32",
             )

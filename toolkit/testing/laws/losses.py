@@ -62,10 +62,7 @@ def loss_adds_up(subject: Subject) -> None:
     model = exact_model(subject)
     with torch.no_grad():
         whole = float(loss_of(subject, model, subject.batch()).total)
-        parts = [
-            float(loss_of(subject, model, subject.batch(place)).total)
-            for place in range(len(subject.raw_rows))
-        ]
+        parts = [float(loss_of(subject, model, subject.batch([row])).total) for row in subject.raw_rows]
     if (apart := relative(whole, sum(parts))) > TOLERANCE:
         raise PluginError(
             f"the loss of {len(parts)} rows is {whole:.9g} together, {sum(parts):.9g} one by one: {apart:.1e} apart",

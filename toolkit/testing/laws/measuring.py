@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import PluginError
-from toolkit.testing.subject import Subject
+from toolkit.testing.subject import DoesNotApply, Subject
+from toolkit.types import Row
 
 TOLERANCE = 1e-7
 
@@ -18,28 +19,33 @@ def metrics_add_up(subject: Subject) -> None:
     subject.asked_for("toolkit_metrics")
     from toolkit.testing.training import exact_model, scored
 
-    model, count = exact_model(subject), len(subject.raw_rows)
-    cuts = {"in order": [3, 3], "in batches of other sizes": [1, 2, 4]}
-    batches = {
-        how: [subject.batch(*places) for places in _cut(range(count), sizes)] for how, sizes in cuts.items()
+    model, rows = exact_model(subject), subject.many_rows
+    cuts = {"in order": [9, 9], "in batches of other sizes": [1, 2, 12]}
+    made = {
+        how: list(scored(subject, model, map(subject.batch, _cut(rows, sizes))))
+        for how, sizes in cuts.items()
     }
-    made = {how: list(scored(subject, model, some)) for how, some in batches.items()}
-    if subject.owns_its_step:
-        del made["in batches of other sizes"]
     values = {how: _values(subject, some) for how, some in made.items()}
     values["backwards"] = _values(subject, made["in order"][::-1])
     values["merged from two processes"] = _values(subject, made["in order"][:1], made["in order"][1:])
+    _refuse_constants([values["in order"], *(_values(subject, [one]) for one in made["in order"])])
     for how, found in values.items():
         _compare(values["in order"], found, how)
 
 
-def _cut(places: range, sizes: list[int]) -> list[range]:
-    """`places` in parts of these sizes, the rest last."""
-    bounds = [0]
-    for size in sizes:
-        bounds.append(min(bounds[-1] + size, len(places)))
-    bounds.append(len(places))
-    return [places[start:end] for start, end in itertools.pairwise(bounds) if start < end]
+def _refuse_constants(values: list[dict[str, float]]) -> None:
+    """Raise `DoesNotApply` where nothing can be told: all rows and each batch of them have the same values."""
+    if len(values) > 2 and all(repr(one) == repr(values[0]) for one in values):
+        shown = ", ".join(f"{name} {value:g}" for name, value in values[0].items()) or "nothing at all"
+        raise DoesNotApply(
+            f"nothing can be told, for each batch gives {shown}: take a model that has learnt something"
+        )
+
+
+def _cut(rows: Sequence[Row], sizes: Sequence[int]) -> list[Sequence[Row]]:
+    """`rows` in parts of these sizes, the rest last."""
+    bounds = [0, *itertools.accumulate(sizes), len(rows)]
+    return [rows[start:end] for start, end in itertools.pairwise(bounds) if start < min(end, len(rows))]
 
 
 def _values(subject: Subject, *parts: list[Any]) -> dict[str, float]:
