@@ -118,6 +118,10 @@ class Plugins:
         answers = self._pm.subset_hook_caller(hook, others)(**arguments)
         return answers[0] if answers else None
 
+    def answer(self, plugin: str, hook: str, **arguments: Any) -> Any:
+        """What one plugin, by its name, answers a hook with; None where it does not."""
+        return self._ask(plugin, hook, recipe=self.recipe, **arguments)
+
     def _answers(self, hook: str, **arguments: Any) -> dict[str, Any]:
         """Every plugin's answer that is not None, by plugin, in the recipe's order."""
         asked = {name: self._ask(name, hook, **arguments) for name in self._installed}

@@ -28,10 +28,10 @@ class Collator:
         Args:
             rows: as `Prepare` makes them.
         Returns:
-            `input_ids` (sequences, tokens) int64, as long as the longest; `labels` (sequences, tokens), the tokens to
-            be learnt in their own places, all others -100; `attention_mask` (sequences, tokens), or where rows are
-            packed `position_ids`, which begin anew with each row; `asked`, lists of tokens, and `references`, the
-            texts that should follow them.
+            `input_ids` (sequences, tokens) int64, as long as the longest; `labels` (sequences, tokens) int64, the
+            tokens to be learnt in their own places, all others -100; maybe `attention_mask` (sequences, tokens)
+            int64, or where rows are packed maybe `position_ids` (sequences, tokens) int64, which begin anew with each
+            row; `asked`, lists of tokens, and `references`, the texts that should follow them.
         """
         pieces = [piece for row in rows for piece in row["pieces"]]
         sequences = self._packed(pieces) if self.room is not None else self._padded(pieces)

@@ -29,8 +29,9 @@ class Collator:
         Returns:
             `pixels` (B, 3, H, W) uint8, and `mean`, `std` (3,) float32 to normalise them by; `input_ids` and maybe
             `attention_mask` (T, tokens) int64, the captions of all rows in order; `image_of` (T,) int64, which row
-            each is of; `captions`, the same as texts. Where rows have labels: `labels`, texts or None, and `classes`,
-            the batch's distinct ones as `class_ids` and maybe `class_mask`, as they are called in captions.
+            each is of; `captions`, the same as texts. Where rows have labels: maybe `labels`, texts or None, and maybe
+            `classes`, the batch's C distinct ones, as they are called in captions: maybe `class_ids` (C, letters)
+            int64 and maybe `class_mask` (C, letters) int64.
         """
         counts = torch.tensor([len(row["tokens"]) for row in rows])
         return {

@@ -35,7 +35,7 @@ class Collator:
             rows: as `Prepare` makes them, and `Augment` where it does.
         Returns:
             `input_features` (rows, mels, frames) float32; `labels` (rows, tokens) int64, padding -100;
-            `decoder_input_ids` (rows, tokens), the labels one place to the right; `prompt` (rows, tokens) int64,
+            `decoder_input_ids` (rows, tokens) int64, the labels one place to the right; `prompt` (rows, asked) int64,
             what each row is asked with; `references`, the texts; `languages`, the codes of what they are in.
         """
         return {

@@ -19,7 +19,8 @@ def summed_cross_entropy(model: Any, batch: Batch) -> Loss:
 
 def loss_of(outputs: Any, batch: Batch) -> Loss:
     """The loss of a forward that has been made."""
-    logits = outputs.logits.flatten(0, 1).float()  # (rows * tokens, vocabulary)
+    logits = outputs.logits.flatten(0, 1)  # (rows * tokens, vocabulary)
+    logits = logits.float() if logits.itemsize < 4 else logits
     total = cross_entropy(logits, batch["labels"].flatten(), reduction="sum")
     return Loss(total, count=batch["num_targets"], outputs=outputs)
 

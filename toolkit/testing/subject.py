@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from toolkit.recipe import Recipe
 
 if TYPE_CHECKING:
     from toolkit.data.splits import Rows
+    from toolkit.runs import Run
     from toolkit.types import Batch, Row
 
-ROWS = 8
-"""Of each split, at most."""
+ROWS, MANY_ROWS = 8, 24
+"""Of each split, at most: for most laws, and where a few would tell nothing."""
 _SMALL: dict[str, Any] = {
     "data": {"limit": ROWS},
     "eval": {"before": False, "max_samples": 4, "early_stopping_patience": None, "metrics": None},
@@ -92,7 +94,7 @@ class Subject:
     def asked_for(self, *hooks: str) -> None:
         """Raise `DoesNotApply` unless the plugin has one of these hooks."""
         if not any(map(self.has, hooks)):
-            raise DoesNotApply(f"the plugin has no {' and no '.join(hooks)}")
+            raise DoesNotApply(f"the plugin has no {', no '.join(hooks)}")
 
     @property
     def owns_its_step(self) -> bool:
@@ -128,19 +130,27 @@ class Subject:
         Raises:
             DataError: there are none.
         """
+        return self._usable(self.splits["train"])
+
+    @cached_property
+    def many_rows(self) -> list[Row]:
+        """More of them."""
+        from toolkit.opening import open_data
+
+        more = self.plugins.with_recipe(self.recipe.override(data={"limit": MANY_ROWS}))
+        return self._usable(open_data(more, None)["train"])
+
+    def _usable(self, rows: Rows) -> list[Row]:
         found = []
-        train = self.splits["train"]
-        for place, row_id in enumerate(train.ids):
+        for place, row_id in enumerate(rows.ids):
             try:
-                row = {**train[place], "row_id": row_id}
+                row = {**rows[place], "row_id": row_id}
                 self.prepare(row)
             except DataError:
                 continue
             found.append(row)
         if not found:
-            raise DataError(
-                "no row of the train split can be used", hint="give a recipe whose data has good rows"
-            )
+            raise DataError("no row of the train split can be used", hint="give a recipe with rows that can")
         return found
 
     def prepare(self, row: Row) -> Row:
@@ -157,10 +167,27 @@ class Subject:
     def collator(self) -> Any:
         return self.plugins.collator(self.processor)
 
-    def batch(self, *places: int) -> Batch:
-        """The training rows at these places, or all of them, as one batch."""
-        chosen = [self.raw_rows[place] for place in places] or self.raw_rows
-        return dict(self.collator([self.prepare(row) for row in chosen]))
+    def whole_batches(self, size: int) -> Rows:
+        """Training rows, as many as make whole batches.
+
+        Raises:
+            DoesNotApply: there are too few.
+        """
+        train = self.splits["train"]
+        if len(train) < size:
+            raise DoesNotApply(f"it takes {size} training rows, the recipe's data has {len(train)}")
+        return train[: len(train) // size * size]
+
+    @cached_property
+    def finished_run(self) -> Run:
+        """A run of the recipe, with its trained model in memory."""
+        from toolkit.runs import run
+
+        return run(self.recipe, self.folder / "finished")
+
+    def batch(self, rows: Sequence[Row] | None = None) -> Batch:
+        """Some raw rows, or all of `raw_rows`, as one batch."""
+        return dict(self.collator([self.prepare(row) for row in (self.raw_rows if rows is None else rows)]))
 
 
 def _tasks_with_samples() -> list[Recipe]:

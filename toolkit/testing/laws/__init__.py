@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolkit.testing.laws import contract
+from toolkit.testing.laws import batches, contract, losses, measuring, rows, runs
 from toolkit.testing.subject import Subject
 
 
@@ -29,8 +29,25 @@ class Law:
         return (self.check.__doc__ or "").strip().splitlines()[0]
 
 
+_OPEN = ("opens_its_task",)
+_COLLATED = ("one_row_and_many_are_collated",)
+_STEADY = ("rows_are_prepared_alike", "augmentation_is_the_generators", *_COLLATED)
+_SUMMED = ("loss_counts_the_targets", "loss_adds_up")
+
 LAWS = (
     Law(contract.hooks_are_spelt_right),
     Law(contract.imports_nothing_heavy, needs=("hooks_are_spelt_right",)),
     Law(contract.opens_its_task, needs=("hooks_are_spelt_right",)),
+    Law(rows.rows_are_prepared_alike, needs=_OPEN),
+    Law(rows.augmentation_is_the_generators, needs=_OPEN),
+    Law(batches.one_row_and_many_are_collated, needs=_OPEN),
+    Law(rows.bad_rows_are_answered, needs=_COLLATED),
+    Law(batches.batch_is_as_described, needs=_COLLATED),
+    Law(losses.loss_counts_the_targets, needs=_COLLATED),
+    Law(losses.loss_adds_up, needs=_STEADY),
+    Law(measuring.metrics_add_up, needs=_STEADY),
+    Law(losses.accumulation_changes_nothing, needs=(*_STEADY, *_SUMMED)),
+    Law(runs.saved_is_what_was_trained, needs=_STEADY),
+    Law(runs.resumed_is_never_stopped, needs=_STEADY),
+    Law(losses.ranks_change_nothing, needs=("accumulation_changes_nothing",)),
 )

@@ -1,0 +1,114 @@
+"""Laws of whole runs: what they save, and what becomes of one that is stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import DataError, PluginError
+from toolkit.testing.subject import Subject
+
+_OF_THE_MODEL = ("toolkit_model", "toolkit_adapt", "toolkit_evaluate_batch", "toolkit_predict")
+_OF_TRAINING = (
+    "toolkit_dataset", "toolkit_model", "toolkit_adapt", "toolkit_row_length", "toolkit_prepare", "toolkit_augment",
+    "toolkit_collator", "toolkit_loss", "toolkit_step", "toolkit_callbacks",
+)  # fmt: skip
+
+
+def saved_is_what_was_trained(subject: Subject) -> None:
+    """The model of a finished run, loaded again from its folder, gives the same losses and predictions."""
+    subject.asked_for(*_OF_THE_MODEL)
+    from toolkit.runs import load_run
+
+    trained, loaded = subject.finished_run, load_run(subject.finished_run.folder)
+    if apart := [what for what, one, other in _used(subject, trained, loaded) if one != other]:
+        raise PluginError(
+            f"of the model loaded again, other than before: {'; '.join(apart)}",
+            hint="toolkit_model must load, by recipe.model, all that save_pretrained of model and processor wrote",
+        )
+
+
+def _used(subject: Subject, trained: Any, loaded: Any) -> list[tuple[str, Any, Any]]:
+    """What both runs make of the same rows."""
+    both = [[_plain(one) for one in _evaluated(subject, run)] for run in (trained, loaded)]
+    found = [("losses and predictions of rows", both[0], both[1])]
+    if subject.has("toolkit_predict") and (inputs := _inputs(subject, trained)):
+        found.append(("predictions of inputs", trained.predictions(inputs), loaded.predictions(inputs)))
+    return found
+
+
+def _evaluated(subject: Subject, run: Any) -> list[Any]:
+    import torch
+
+    from toolkit.trainer import model_loss
+    from toolkit.types import Scored
+
+    own, loss = subject.plugins.evaluate_batch(run.processor), subject.plugins.loss() or model_loss
+    model, collate = run.model.eval(), subject.plugins.collator(run.processor)
+    prepare = subject.plugins.prepare(run.processor) or (lambda row: row)
+    rows = [{**prepare(dict(row)), "row_id": row["row_id"]} for row in subject.raw_rows]
+    batch = collate(rows)
+    with torch.no_grad():
+        return [own(model, batch) if own is not None else Scored(loss(model, batch), batch)]
+
+
+def _plain(scored: Any) -> tuple[float, str]:
+    return float(scored.loss.total), repr(list(scored.predictions))
+
+
+def _inputs(subject: Subject, run: Any) -> list[str]:
+    """Inputs that `toolkit_predict` takes: texts and paths of some rows, of one column or of all; maybe none."""
+    rows = subject.raw_rows[:3]
+    texts = {name: [str(row[name]) for row in rows if isinstance(row[name], str | Path)] for name in rows[0]}
+    tried = [some for some in texts.values() if some]
+    for inputs in [*tried, [one for some in tried for one in some]]:
+        try:
+            run.predictions(inputs)
+        except DataError:
+            continue
+        return inputs
+    return []
+
+
+def resumed_is_never_stopped(subject: Subject) -> None:
+    """A run that is stopped and resumed in the middle of an epoch saves the same weights, bit for bit."""
+    subject.asked_for(*_OF_TRAINING)
+    from toolkit.runs import run
+    from toolkit.testing.training import new_folder
+
+    whole, stopped = subject.finished_run.folder, new_folder(subject)
+    shutil.copytree(whole, stopped)
+    _forget(stopped)
+    run(subject.recipe, stopped, resume=True)
+    weights, others = _weights(whole), _weights(stopped)
+    apart = [
+        name for name, one in weights.items() if name not in others or not bool((one == others[name]).all())
+    ]
+    if apart or not weights:
+        raise PluginError(
+            f"after a resume {len(apart)} of {len(weights)} weights are others, such as {', '.join(sorted(apart)[:2])}",
+            hint="what changes in the course of training must be in the weights, or follow from trainer state and row: "
+            "draw from the generator of toolkit_augment, and count with state.global_step in callbacks",
+        )
+
+
+def _forget(folder: Path) -> None:
+    """Make a finished run one that ended after its first checkpoint."""
+    from toolkit import checkpoint
+
+    first, *later = checkpoint.ordered(folder / "checkpoints")
+    for gone in (*later, folder / "model"):
+        shutil.rmtree(gone)
+    (folder / "summary.json").unlink()
+    assert checkpoint.damage(first) is None
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return {
+        name: one
+        for path in (folder / "model").glob("*.safetensors")
+        for name, one in load_file(path).items()
+    }

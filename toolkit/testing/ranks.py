@@ -1,0 +1,99 @@
+"""The same steps in several processes that talk to one another by gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import PluginError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolkit.testing.subject import Subject
+
+SECONDS = 300
+"""After which processes that wait for one another are given up."""
+
+
+def trained_by_ranks(subject: Subject, ranks: int, **train: Any) -> dict[str, Tensor]:
+    """As `toolkit.testing.training.trained`, the rows of a step shared out to `ranks` processes."""
+    import torch
+
+    folder = subject.folder / f"{ranks}-ranks"
+    folder.mkdir()
+    subject.recipe.dump(folder / "recipe.yaml")
+    context = _context()
+    port = _free_port()
+    processes = [
+        context.Process(target=_rank, args=(subject.name, folder, rank, ranks, port, train))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+    hanging = [process for process in processes if process.is_alive()]
+    for process in hanging:
+        process.terminate()
+    if hanging or any(process.exitcode for process in processes):
+        said = (
+            "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
+            or "they wait for one another"
+        )
+        raise PluginError(
+            f"{ranks} processes cannot train together\n{said}",
+            hint="each of them has to make the same forwards",
+        )
+    found: dict[str, Tensor] = torch.load(folder / "changes.pt")
+    return found
+
+
+def _context() -> Any:
+    """Processes that begin with the toolkit imported, where the system can."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["toolkit.execution"])
+    return context
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _rank(name: str, folder: Path, rank: int, ranks: int, port: int, train: dict[str, Any]) -> None:
+    """One process."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    import gc
+    import traceback
+
+    import torch
+
+    from toolkit import discovery
+    from toolkit.testing.subject import Subject
+    from toolkit.testing.training import trained
+
+    torch.set_num_threads(1)
+    gc.freeze()  # to look through all that was inherited would copy it
+    own = folder / f"rank-{rank}"
+    own.mkdir()
+    with (own / "said.log").open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    try:
+        subject = Subject(discovery.find("plugin", name), folder / "recipe.yaml", own)
+        changes = trained(subject, **train)
+    except BaseException as error:
+        (folder / f"rank-{rank}.txt").write_text("".join(traceback.format_exception(error)[-3:]))
+        raise SystemExit(1) from error
+    if rank == 0:
+        torch.save(changes, folder / "changes.pt")

@@ -1,0 +1,87 @@
+"""A few steps of a subject's model by the real trainer, to be compared with a few other ones."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from toolkit.execution import Execution
+from toolkit.folder import RunFolder
+from toolkit.signals import Signals
+from toolkit.trainer import model_loss
+from toolkit.types import Batch, Loss, Scored
+
+if TYPE_CHECKING:
+    from toolkit.testing.subject import Subject
+
+_PLAIN: dict[str, Any] = {
+    "max_steps": 2, "optim": "sgd", "learning_rate": 0.01, "lr_scheduler_type": "constant", "weight_decay": 0.0,
+    "max_grad_norm": 0.0, "save_strategy": "no", "train_sampling_strategy": "random",
+}  # fmt: skip
+"""Steps whose changes are the gradients."""
+_numbers = itertools.count()
+
+
+def exact_model(subject: Subject) -> Any:
+    """A copy of the model, in float64 where it can be, that never draws: it stays in evaluation mode."""
+    model = copy.deepcopy(subject.loaded[0])
+    if not getattr(model, "is_quantized", False):
+        model.double()
+    model.eval()
+    model.train = lambda mode=True: model
+    return model
+
+
+def exact(batch: Batch) -> Batch:
+    """The batch, its floats in float64."""
+    return {
+        key: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for key, value in batch.items()
+    }
+
+
+def loss_of(subject: Subject, model: Any, batch: Batch) -> Loss:
+    """What `toolkit_loss` says, or its default."""
+    return (subject.plugins.loss() or model_loss)(model, exact(batch))
+
+
+def scored(subject: Subject, model: Any, batches: Iterable[Batch]) -> Iterator[Scored]:
+    """Each batch as an evaluation has it."""
+    own = subject.plugins.evaluate_batch(subject.processor)
+    with torch.no_grad():
+        for batch in batches:
+            given = exact(batch)
+            yield own(model, given) if own is not None else Scored(loss_of(subject, model, batch), given)
+
+
+def trained(subject: Subject, **train: Any) -> dict[str, Tensor]:
+    """How two steps of plain gradient descent change the weights, by their names.
+
+    Args:
+        train: changes to the recipe's `train`.
+    """
+    model = exact_model(subject)
+    before = _trainable(model)
+    plugins = subject.plugins.with_recipe(subject.recipe.override(train={**_PLAIN, **train}))
+    files = RunFolder(new_folder(subject))
+    splits = {"train": subject.whole_batches(4)}
+    execution = Execution(plugins, files, splits, model, subject.processor, Signals())
+    trainer = execution.trainer
+    collate = trainer.data_collator
+    trainer.data_collator = lambda fetched: exact(collate(fetched))
+    trainer.train()
+    return {name: weights - before[name] for name, weights in _trainable(model).items()}
+
+
+def _trainable(model: Any) -> dict[str, Tensor]:
+    return {name: one.detach().clone() for name, one in model.named_parameters() if one.requires_grad}
+
+
+def new_folder(subject: Subject) -> Path:
+    return subject.folder / f"run-{next(_numbers)}"
