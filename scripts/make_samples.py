@@ -33,23 +33,33 @@ def clip_contrastive(folder: Path) -> None:
     clip_contrastive.make(folder)
 
 
+def new_task(folder: Path) -> None:
+    """Images of textures, and a classifier that knows nothing yet: the sample of what `toolkit new` writes."""
+    from samples import textures
+
+    textures.make(folder)
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "whisper-asr": whisper_asr,
     "causal-lm": causal_lm,
     "clip-contrastive": clip_contrastive,
+    "new-task": new_task,
 }
+TEMPLATE = SHELF.parents[2] / "toolkit" / "templates" / "task" / "toolkit_my_task" / "sample"
 
 
 def main() -> None:
     """Make the samples named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description="make the samples that the tasks ship")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MAKERS)} (default: all)")
-    parser.add_argument("--out", type=Path, default=SHELF, help="where the folders go (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="where the folders go (default: where they are shipped)")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(MAKERS):
         parser.error(f"no sample named {', '.join(sorted(unknown))} (known: {', '.join(MAKERS)})")
     for name in arguments.names or MAKERS:
-        MAKERS[name](arguments.out / name.replace("-", "_"))
+        shipped = TEMPLATE if name == "new-task" else SHELF / name.replace("-", "_")
+        MAKERS[name](arguments.out / shipped.name if arguments.out else shipped)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.checkpoint import read_json, write_json
-from toolkit.data.rows import BadRow
 from toolkit.errors import CheckpointError, RecipeError
 from toolkit.metrics import Sample
 from toolkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from toolkit.data.rows import BadRow
 
 SCHEMA = 1
 
@@ -180,6 +182,8 @@ class RunFolder:
         _append(self.quarantine, dataclasses.asdict(bad))
 
     def bad_rows(self) -> list[BadRow]:
+        from toolkit.data.rows import BadRow
+
         return [BadRow(**line) for line in _lines(self.quarantine)]
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "write a run's model to a folder of its own, merged if need be",
     "tasks": "list the installed tasks",
     "plugins": "list the installed plugins",
+    "new": "write a package of your own: a plugin, a task, tests",
     "doctor": "show what is installed and whether it works",
 }
 
