@@ -27,6 +27,7 @@ class ResumableTrainer(transformers.Trainer):
         self._resumed_from: Path | None = None
         self._evaluation_due = False
         self._saved: tuple[int, int] | None = None
+        self._saving_checkpoint = False
         self._loss_before_resume = 0.0
         self._reported: dict[str, list[float]] = {}
         self._tr_loss: Any = 0.0
@@ -116,8 +117,10 @@ class ResumableTrainer(transformers.Trainer):
         folder = parent / f"{checkpoint.PREFIX}{self.state.global_step}"
         if self.args.should_save:
             checkpoint.clear(folder)
+        self._saving_checkpoint = True
         with self._without("save_total_limit", None), self._without("push_to_hub", False):
             super()._save_checkpoint(model, trial)
+        self._saving_checkpoint = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
@@ -165,8 +168,11 @@ class ResumableTrainer(transformers.Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if hasattr(model, "save_pretrained"):
+            # Upstream resumes by the names that weights have in memory, and saves those of older releases, which for
+            # some architectures differ: such weights would silently be random again.
+            names = {"save_original_format": False} if self._saving_checkpoint else {}
             with quiet(), self._use_cache_as_loaded():
-                model.save_pretrained(folder, state_dict=state_dict)
+                model.save_pretrained(folder, state_dict=state_dict, **names)
         else:
             weights = state_dict or model.state_dict()
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -175,6 +181,16 @@ class ResumableTrainer(transformers.Trainer):
             generation.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint of which a part is not the model's, where upstream goes on without it."""
+        if load_result.unexpected_keys:
+            names = ", ".join(sorted(load_result.unexpected_keys)[:3])
+            raise CheckpointError(
+                f"the checkpoint holds weights that a {type(self.model).__name__} does not have: {names}",
+                hint="it is another model's, or another release of transformers wrote it: start another run",
+            )
+        super()._issue_warnings_after_load(load_result)
 
     # ---- models with `add_adapter`, which upstream saves but cannot load -----------------------------------------
 

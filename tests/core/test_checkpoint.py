@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,36 @@ def test_json_is_written_whole_and_read_with_a_reason(tmp_path: Path) -> None:
     for name in ("b.json", "gone.json"):
         with pytest.raises(CheckpointError, match="cannot be read"):
             ck.read_json(tmp_path / name)
+
+
+def vit_trainer(folder: Path) -> Any:
+    """A trainer of a model whose weights are called otherwise on disk than in memory."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    from toolkit import Trainer, TrainingArguments
+
+    config = ViTConfig(image_size=8, patch_size=4, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                       num_attention_heads=1)  # fmt: skip
+    rows = [{"pixel_values": torch.rand(3, 8, 8), "labels": 1}] * 2
+    arguments = TrainingArguments(folder, report_to="none", use_cpu=True, max_steps=1, save_steps=1)
+    return Trainer(ViTForImageClassification(config), arguments, train_dataset=rows)
+
+
+def test_a_checkpoint_is_taken_up_by_models_that_are_called_otherwise_on_disk(tmp_path: Path) -> None:
+    trainer, other = vit_trainer(tmp_path), vit_trainer(tmp_path)
+    trainer.train()
+    other._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    weights = trainer.model.state_dict()
+    loaded = type(other.model).from_pretrained(tmp_path / "checkpoint-1")
+    for model in (other.model, loaded):
+        assert all(bool((weights[name] == one).all()) for name, one in model.state_dict().items())
+
+
+def test_a_checkpoint_of_which_a_part_has_no_place_is_refused(tmp_path: Path) -> None:
+    trainer = vit_trainer(tmp_path)
+    trainer.model.save_pretrained(tmp_path / "checkpoint-1")
+    with pytest.raises(
+        CheckpointError, match="the checkpoint holds weights that a ViTForImageClassification does not"
+    ):
+        trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))

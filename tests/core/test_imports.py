@@ -55,7 +55,9 @@ def test_commands_that_answer_at_once(arguments: list[str]) -> None:
 
 def test_importing_the_toolkit_and_its_plain_names() -> None:
     assert (
-        loaded_by("import toolkit\nfrom toolkit import Recipe, Run, run, load_run, hookimpl, Loss, Metric, Column")
+        loaded_by(
+            "import toolkit\nfrom toolkit import Recipe, Run, run, load_run, hookimpl, Loss, Metric, Column"
+        )
         == ""
     )
 
