@@ -47,8 +47,8 @@ def write_split(folder: Path, count: int, generator: random.Random) -> None:
     with (folder / "metadata.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["file_name", "label"])
-        for texture in TEXTURES:
-            for number in range(count):
+        for number in range(count):
+            for texture in TEXTURES:
                 name = f"{texture}_{number}.png"
                 draw(texture, generator).save(folder / name, optimize=True)
                 table.writerow([name, texture])
