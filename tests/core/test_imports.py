@@ -46,10 +46,16 @@ def loaded_by(statement: str) -> str:
         ["tasks"],
         ["plugins", "--json"],
         ["eval", "--help"],
+        ["new", "--help"],
     ],
 )
 def test_commands_that_answer_at_once(arguments: list[str]) -> None:
     statement = f"from toolkit.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass"
+    assert loaded_by(statement) == ""
+
+
+def test_writing_a_package() -> None:
+    statement = "import os, tempfile\nos.chdir(tempfile.mkdtemp())\nfrom toolkit.cli import main\nmain(['new', 'leaf'])"
     assert loaded_by(statement) == ""
 
 

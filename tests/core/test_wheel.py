@@ -48,6 +48,14 @@ def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
     assert sum(info.file_size for info in samples) <= 8_000_000
 
 
+def test_the_templates_of_new_packages_are_in_it_whole(wheel: zipfile.ZipFile) -> None:
+    templates = ROOT / "toolkit" / "templates"
+    there = {path.relative_to(ROOT).as_posix() for path in templates.rglob("*") if path.is_file()}
+    there = {name for name in there if "__pycache__" not in name}
+    assert len(there) > 150
+    assert there <= set(wheel.namelist())
+
+
 def test_the_entry_points_are_declared(wheel: zipfile.ZipFile) -> None:
     [name] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     text = wheel.read(name).decode()
