@@ -16,6 +16,17 @@ _OF_TRAINING = (
 )  # fmt: skip
 
 
+def runs_to_its_end(subject: Subject) -> None:
+    """A small run trains, is measured, is saved and is told of, and nothing fails on the way."""
+    finished = subject.finished_run
+    if subject.has("toolkit_run_finished"):
+        subject.plugins.answer(subject.name, "toolkit_run_finished", run=finished)
+    if subject.has("toolkit_run_failed"):
+        subject.plugins.answer(
+            subject.name, "toolkit_run_failed", run=finished, error=RuntimeError("as a trial")
+        )
+
+
 def saved_is_what_was_trained(subject: Subject) -> None:
     """The model of a finished run, loaded again from its folder, gives the same losses and predictions."""
     subject.asked_for(*_OF_THE_MODEL)
@@ -32,18 +43,20 @@ def saved_is_what_was_trained(subject: Subject) -> None:
 def _used(subject: Subject, trained: Any, loaded: Any) -> list[tuple[str, Any, Any]]:
     """What both runs make of the same rows."""
     both = [[_plain(one) for one in _evaluated(subject, run)] for run in (trained, loaded)]
-    found = [("losses and predictions of rows", both[0], both[1])]
+    found: list[tuple[str, Any, Any]] = [("losses and predictions of rows", both[0], both[1])]
     if subject.has("toolkit_predict") and (inputs := _inputs(subject, trained)):
-        found.append(("predictions of inputs", trained.predictions(inputs), loaded.predictions(inputs)))
+        found.append(("predictions of inputs", _predicted(trained, inputs), _predicted(loaded, inputs)))
     return found
 
 
 def _evaluated(subject: Subject, run: Any) -> list[Any]:
     import torch
+    from transformers import set_seed
 
     from toolkit.trainer import model_loss
     from toolkit.types import Scored
 
+    set_seed(7)  # some draw what they predict
     own, loss = subject.plugins.evaluate_batch(run.processor), subject.plugins.loss() or model_loss
     model, collate = run.model.eval(), subject.plugins.collator(run.processor)
     prepare = subject.plugins.prepare(run.processor) or (lambda row: row)
@@ -51,6 +64,13 @@ def _evaluated(subject: Subject, run: Any) -> list[Any]:
     batch = collate(rows)
     with torch.no_grad():
         return [own(model, batch) if own is not None else Scored(loss(model, batch), batch)]
+
+
+def _predicted(run: Any, inputs: list[str]) -> str:
+    from transformers import set_seed
+
+    set_seed(7)
+    return repr(run.predictions(inputs))
 
 
 def _plain(scored: Any) -> tuple[float, str]:
