@@ -14,7 +14,7 @@ from toolkit.discovery import installed
 from toolkit.errors import PluginError, ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.testing.laws import LAWS, Law
-from toolkit.testing.report import Report, Result
+from toolkit.testing.report import Report, Result, Status
 from toolkit.testing.subject import DoesNotApply, Subject
 
 
@@ -61,7 +61,8 @@ def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
     if missing:
         return Result(law.name, law.sentence, "not run", f"needs {missing[0].law}")
     started = time.monotonic()
-    status, finding, hint = "passed", None, None
+    status: Status = "passed"
+    finding, hint = None, None
     try:
         with _quiet():
             law.check(subject)
@@ -72,10 +73,8 @@ def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
         finding, hint = "\n".join(one.message for one in fault.all), fault.all[0].hint
     except (Exception, SystemExit) as error:
         status, finding = "failed", f"{type(error).__name__}: {error}\n{_where(error)}"
-        hint = (
-            "nothing but an error of the toolkit may leave a hook, and only where its documentation says so"
-        )
-    return Result(law.name, law.sentence, status, finding, hint, round(time.monotonic() - started, 3))  # type: ignore[arg-type]
+        hint = "only errors of the toolkit may leave a hook, and only where its documentation says so"
+    return Result(law.name, law.sentence, status, finding, hint, round(time.monotonic() - started, 3))
 
 
 def _where(error: BaseException) -> str:

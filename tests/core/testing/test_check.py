@@ -48,7 +48,8 @@ def toolkit_run_finished(run):
 def put_task(install: Install, name: str, recipe: Recipe) -> None:
     """A task that ships the recipe's model and data as its sample."""
     sample = {"model": recipe.model.name, "data": recipe.data.source}
-    source = f"from toolkit import Recipe\nrecipe = Recipe(name={name!r}, plugins={[*recipe.plugins]!r}, sample={sample!r})"
+    values = f"name={name!r}, plugins={[*recipe.plugins]!r}, sample={sample!r}"
+    source = f"from toolkit import Recipe\nrecipe = Recipe({values})"
     module = f"task_{name}"
     install(f"toolkit-{name}", tasks={name: module}, modules={module: source})
 
