@@ -11,9 +11,8 @@ from typing import Any
 
 from toolkit.cli import tasks_command
 from toolkit.cli.tasks_command import listing
-from toolkit.discovery import installed
 from toolkit.errors import RecipeError
-from toolkit.notices import printable, say
+from toolkit.notices import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,16 +31,10 @@ def execute(options: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
         raise RecipeError("--recipe is for one plugin", hint="name it: --check NAME --recipe R")
     if options.check is None:
         return listing("plugin"), 0
-    names = [options.check] if options.check else sorted({one.name for one in installed("plugin")})
-    reports = [_checked(name, options.recipe) for name in names]
-    return reports, 0 if all(report["ok"] for report in reports) else 1
+    from toolkit.testing.check import examine, examine_all
 
-
-def _checked(name: str, recipe: str | None) -> dict[str, Any]:
-    from toolkit.testing import examine
-
-    say(f"checking plugin '{name}'")
-    return examine(name, recipe).as_dict()
+    reports = [examine(options.check, options.recipe)] if options.check else list(examine_all())
+    return [report.as_dict() for report in reports], 0 if all(report.ok for report in reports) else 1
 
 
 def show(document: list[dict[str, Any]]) -> None:

@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit import discovery
-from toolkit.errors import ToolkitError
+from toolkit.discovery import installed
+from toolkit.errors import PluginError, ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.testing.laws import LAWS, Law
-from toolkit.testing.report import Report, Result
+from toolkit.testing.report import Report, Result, Status
 from toolkit.testing.subject import DoesNotApply, Subject
 
 
@@ -36,14 +36,23 @@ def check_plugin(name: str, recipe: Recipe | str | Path | None = None) -> Report
 
 def examine(name: str, recipe: Recipe | str | Path | None = None) -> Report:
     """As `check_plugin`, but broken laws are just reported."""
-    plugin = discovery.find("plugin", name)
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(plugin, recipe, Path(folder))
+        subject = Subject(name, recipe, Path(folder))
         results: dict[str, Result] = {}
         for law in LAWS:
             results[law.name] = _judged(law, subject, results)
-    found = subject.recipe_name
+        plugin, found = subject.plugin, subject.recipe_name
     return Report(plugin.name, plugin.distribution, plugin.version, found, tuple(results.values()))
+
+
+def examine_all() -> Iterator[Report]:
+    """Every installed plugin; one whose name several packages claim is reported as broken."""
+    for plugin in {one.name: one for one in installed("plugin")}.values():
+        try:
+            yield examine(plugin.name)
+        except PluginError as fault:
+            first = Result(LAWS[0].name, LAWS[0].sentence, "failed", fault.message, fault.hint)
+            yield Report(plugin.name, plugin.distribution, plugin.version, None, (first,))
 
 
 def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
@@ -52,7 +61,8 @@ def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
     if missing:
         return Result(law.name, law.sentence, "not run", f"needs {missing[0].law}")
     started = time.monotonic()
-    status, finding, hint = "passed", None, None
+    status: Status = "passed"
+    finding, hint = None, None
     try:
         with _quiet():
             law.check(subject)
@@ -63,10 +73,8 @@ def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
         finding, hint = "\n".join(one.message for one in fault.all), fault.all[0].hint
     except (Exception, SystemExit) as error:
         status, finding = "failed", f"{type(error).__name__}: {error}\n{_where(error)}"
-        hint = (
-            "nothing but an error of the toolkit may leave a hook, and only where its documentation says so"
-        )
-    return Result(law.name, law.sentence, status, finding, hint, round(time.monotonic() - started, 3))  # type: ignore[arg-type]
+        hint = "only errors of the toolkit may leave a hook, and only where its documentation says so"
+    return Result(law.name, law.sentence, status, finding, hint, round(time.monotonic() - started, 3))
 
 
 def _where(error: BaseException) -> str:

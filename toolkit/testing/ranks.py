@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,27 +32,32 @@ def trained_by_ranks(subject: Subject, ranks: int, **train: Any) -> dict[str, Te
     context = _context()
     port = _free_port()
     processes = [
-        context.Process(target=_rank, args=(subject.name, folder, rank, ranks, port, train))
+        context.Process(target=_rank, args=(subject.called, folder, rank, ranks, port, train))
         for rank in range(ranks)
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(SECONDS)
-    hanging = [process for process in processes if process.is_alive()]
-    for process in hanging:
-        process.terminate()
-    if hanging or any(process.exitcode for process in processes):
-        said = (
-            "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
-            or "they wait for one another"
-        )
+    if not _all_end_well(processes):
+        said = "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
         raise PluginError(
-            f"{ranks} processes cannot train together\n{said}",
-            hint="each of them has to make the same forwards",
+            f"{ranks} processes cannot train together\n{said or 'they wait for one another'}",
+            hint="each of them has to make as many forwards as the others",
         )
     found: dict[str, Tensor] = torch.load(folder / "changes.pt")
     return found
+
+
+def _all_end_well(processes: Sequence[Any]) -> bool:
+    """Wait for them; where one fails the others, which would wait for it, are ended."""
+    deadline = time.monotonic() + SECONDS
+    while any(one.is_alive() for one in processes) and not any(one.exitcode for one in processes):
+        left = deadline - time.monotonic()
+        if not wait([one.sentinel for one in processes if one.is_alive()], max(left, 0)):
+            break
+    for one in processes:
+        one.terminate()
+        one.join()
+    return all(one.exitcode == 0 for one in processes)
 
 
 def _context() -> Any:
@@ -67,7 +75,7 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _rank(name: str, folder: Path, rank: int, ranks: int, port: int, train: dict[str, Any]) -> None:
+def _rank(called: str, folder: Path, rank: int, ranks: int, port: int, train: dict[str, Any]) -> None:
     """One process."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
@@ -78,7 +86,6 @@ def _rank(name: str, folder: Path, rank: int, ranks: int, port: int, train: dict
 
     import torch
 
-    from toolkit import discovery
     from toolkit.testing.subject import Subject
     from toolkit.testing.training import trained
 
@@ -90,7 +97,7 @@ def _rank(name: str, folder: Path, rank: int, ranks: int, port: int, train: dict
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     try:
-        subject = Subject(discovery.find("plugin", name), folder / "recipe.yaml", own)
+        subject = Subject(called, folder / "recipe.yaml", own)
         changes = trained(subject, **train)
     except BaseException as error:
         (folder / f"rank-{rank}.txt").write_text("".join(traceback.format_exception(error)[-3:]))

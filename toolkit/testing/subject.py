@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.discovery import Installed, installed
+from toolkit.discovery import find, installed
 from toolkit.errors import DataError, PluginError, ToolkitError
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROWS, MANY_ROWS = 8, 24
 """Of each split, at most: for most laws, and where a few would tell nothing."""
+FLOAT64, FLOAT32 = 1e-7, 1e-4
+"""Tolerances. In float64 sums are 1e-14 apart, but some models compute a part of what they do in float32."""
 _SMALL: dict[str, Any] = {
     "data": {"limit": ROWS},
     "eval": {"before": False, "max_samples": 4, "early_stopping_patience": None, "metrics": None},
@@ -41,9 +43,14 @@ class DoesNotApply(Exception):  # noqa: N818  it is no error
 class Subject:
     """One plugin; everything that is opened is opened once."""
 
-    def __init__(self, plugin: Installed, recipe: Recipe | str | Path | None, folder: Path) -> None:
-        """`folder`: for whatever laws want to write."""
-        self.plugin, self.name, self.folder = plugin, plugin.name, folder
+    def __init__(self, called: str, recipe: Recipe | str | Path | None, folder: Path) -> None:
+        """`called`: the plugin as a recipe names it; `folder`: for whatever laws want to write.
+
+        Raises:
+            PluginError: no plugin is called so, or several are.
+        """
+        self.plugin, self.called, self.folder = find("plugin", called), called, folder
+        self.name = self.plugin.name
         self._given = recipe
 
     # ---- the recipe ------------------------------------------------------------------------------------------
@@ -63,7 +70,7 @@ class Subject:
             given = self._given
             return self._named_in(given if isinstance(given, Recipe) else Recipe.load(given))
         tasks = _tasks_with_samples()
-        if own := [task for task in tasks if self.name in task.plugins]:
+        if own := [task for task in tasks if self._is_named_in(task)]:
             return own[0]
         if not tasks or self.has("toolkit_model"):
             raise PluginError(
@@ -73,16 +80,20 @@ class Subject:
             )
         return self._named_in(tasks[0])
 
+    def _is_named_in(self, recipe: Recipe) -> bool:
+        return bool({self.name, self.called} & {*recipe.plugins})
+
     def _named_in(self, recipe: Recipe) -> Recipe:
-        if self.name in recipe.plugins:
+        if self._is_named_in(recipe):
             return recipe
-        return recipe.override(plugins=[*recipe.plugins, self.name])
+        return recipe.override(plugins=[*recipe.plugins, self.called])
 
     @property
     def recipe_name(self) -> str | None:
+        """None where there is no recipe to check the plugin in."""
         try:
             return self._whole_recipe.name
-        except ToolkitError:
+        except (Exception, SystemExit):  # of an import, which a law reports
             return None
 
     # ---- the hooks -------------------------------------------------------------------------------------------
@@ -177,6 +188,18 @@ class Subject:
         if len(train) < size:
             raise DoesNotApply(f"it takes {size} training rows, the recipe's data has {len(train)}")
         return train[: len(train) // size * size]
+
+    @cached_property
+    def tolerance(self) -> float:
+        """How far apart, relatively, two sums may be that should be the same."""
+        return FLOAT64 if self.is_exact else FLOAT32
+
+    @cached_property
+    def is_exact(self) -> bool:
+        """Whether model and plugin can compute in float64."""
+        from toolkit.testing.training import works_in_float64
+
+        return works_in_float64(self)
 
     @cached_property
     def finished_run(self) -> Run:

@@ -30,16 +30,37 @@ _numbers = itertools.count()
 
 def exact_model(subject: Subject) -> Any:
     """A copy of the model, in float64 where it can be, that never draws: it stays in evaluation mode."""
+    return _at_rest(subject, in_float64=subject.is_exact)
+
+
+def works_in_float64(subject: Subject) -> bool:
+    """Whether a batch can be computed so."""
+    if getattr(subject.loaded[0], "is_quantized", False):
+        return False
+    loss = subject.plugins.loss() or model_loss
+    try:
+        with torch.no_grad():
+            loss(_at_rest(subject, in_float64=True), _in_float64(subject.batch()))
+    except (RuntimeError, TypeError, ValueError):  # as torch has it where two types meet
+        return False
+    return True
+
+
+def _at_rest(subject: Subject, in_float64: bool) -> Any:
     model = copy.deepcopy(subject.loaded[0])
-    if not getattr(model, "is_quantized", False):
+    if in_float64:
         model.double()
     model.eval()
     model.train = lambda mode=True: model
     return model
 
 
-def exact(batch: Batch) -> Batch:
-    """The batch, its floats in float64."""
+def exact(subject: Subject, batch: Batch) -> Batch:
+    """The batch in the precision of `exact_model`."""
+    return _in_float64(batch) if subject.is_exact else batch
+
+
+def _in_float64(batch: Batch) -> Batch:
     return {
         key: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for key, value in batch.items()
@@ -48,7 +69,7 @@ def exact(batch: Batch) -> Batch:
 
 def loss_of(subject: Subject, model: Any, batch: Batch) -> Loss:
     """What `toolkit_loss` says, or its default."""
-    return (subject.plugins.loss() or model_loss)(model, exact(batch))
+    return (subject.plugins.loss() or model_loss)(model, exact(subject, batch))
 
 
 def scored(subject: Subject, model: Any, batches: Iterable[Batch]) -> Iterator[Scored]:
@@ -56,7 +77,7 @@ def scored(subject: Subject, model: Any, batches: Iterable[Batch]) -> Iterator[S
     own = subject.plugins.evaluate_batch(subject.processor)
     with torch.no_grad():
         for batch in batches:
-            given = exact(batch)
+            given = exact(subject, batch)
             yield own(model, given) if own is not None else Scored(loss_of(subject, model, batch), given)
 
 
@@ -74,7 +95,7 @@ def trained(subject: Subject, **train: Any) -> dict[str, Tensor]:
     execution = Execution(plugins, files, splits, model, subject.processor, Signals())
     trainer = execution.trainer
     collate = trainer.data_collator
-    trainer.data_collator = lambda fetched: exact(collate(fetched))
+    trainer.data_collator = lambda fetched: exact(subject, collate(fetched))
     trainer.train()
     return {name: weights - before[name] for name, weights in _trainable(model).items()}
 

@@ -32,6 +32,7 @@ class Law:
 _OPEN = ("opens_its_task",)
 _COLLATED = ("one_row_and_many_are_collated",)
 _STEADY = ("rows_are_prepared_alike", "augmentation_is_the_generators", *_COLLATED)
+_ENDED = ("runs_to_its_end",)
 _SUMMED = ("loss_counts_the_targets", "loss_adds_up")
 
 LAWS = (
@@ -46,8 +47,9 @@ LAWS = (
     Law(losses.loss_counts_the_targets, needs=_COLLATED),
     Law(losses.loss_adds_up, needs=_STEADY),
     Law(measuring.metrics_add_up, needs=_STEADY),
-    Law(losses.accumulation_changes_nothing, needs=(*_STEADY, *_SUMMED)),
-    Law(runs.saved_is_what_was_trained, needs=_STEADY),
-    Law(runs.resumed_is_never_stopped, needs=_STEADY),
+    Law(runs.runs_to_its_end, needs=_COLLATED),
+    Law(losses.accumulation_changes_nothing, needs=(*_STEADY, *_SUMMED, *_ENDED)),
+    Law(runs.saved_is_what_was_trained, needs=(*_STEADY, *_ENDED)),
+    Law(runs.resumed_is_never_stopped, needs=(*_STEADY, *_ENDED)),
     Law(losses.ranks_change_nothing, needs=("accumulation_changes_nothing",)),
 )

@@ -7,9 +7,6 @@ from typing import Any
 from toolkit.errors import PluginError
 from toolkit.testing.subject import DoesNotApply, Subject
 
-TOLERANCE = 1e-7
-"""Relative. In float64 it is 1e-14, but some models compute a part of what they do in float32."""
-
 
 def loss_counts_the_targets(subject: Subject) -> None:
     """The loss of a batch is one finite number in nats, and its count is the batch's `num_targets`."""
@@ -25,7 +22,9 @@ def loss_counts_the_targets(subject: Subject) -> None:
     if subject.has("toolkit_step"):
         step = subject.plugins.step()
         assert step is not None
-        losses["toolkit_step"] = step(model, exact(batch), lambda part: torch.autograd.backward(part))
+        losses["toolkit_step"] = step(
+            model, exact(subject, batch), lambda part: torch.autograd.backward(part)
+        )
     if subject.has("toolkit_evaluate_batch"):
         losses["toolkit_evaluate_batch"] = next(scored(subject, model, [batch])).loss
     for hook, loss in losses.items():
@@ -63,7 +62,7 @@ def loss_adds_up(subject: Subject) -> None:
     with torch.no_grad():
         whole = float(loss_of(subject, model, subject.batch()).total)
         parts = [float(loss_of(subject, model, subject.batch([row])).total) for row in subject.raw_rows]
-    if (apart := relative(whole, sum(parts))) > TOLERANCE:
+    if (apart := relative(whole, sum(parts))) > subject.tolerance:
         raise PluginError(
             f"the loss of {len(parts)} rows is {whole:.9g} together, {sum(parts):.9g} one by one: {apart:.1e} apart",
             hint="sum over the targets, do not average; keep padding out, by a mask for the model and by labels that "
@@ -81,7 +80,7 @@ def accumulation_changes_nothing(subject: Subject) -> None:
     at_once = trained(subject, per_device_train_batch_size=4)
     by_row = trained(subject, per_device_train_batch_size=1, gradient_accumulation_steps=4)
     name, apart = furthest(at_once, by_row)
-    if apart > TOLERANCE:
+    if apart > subject.tolerance:
         raise PluginError(
             f"two steps of 1 row x 4 change {name} otherwise than of 4 rows at once: "
             f"{apart:.1e} of the largest change apart",
@@ -106,7 +105,7 @@ def ranks_change_nothing(subject: Subject) -> None:
     alone = trained(subject, per_device_train_batch_size=4)
     together = trained_by_ranks(subject, 2, per_device_train_batch_size=2)
     name, apart = furthest(alone, together)
-    if apart > TOLERANCE:
+    if apart > subject.tolerance:
         raise PluginError(
             f"two steps of two processes with 2 rows change {name} otherwise than two steps of 4 rows in one: "
             f"{apart:.1e} of the largest change apart",

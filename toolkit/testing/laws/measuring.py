@@ -11,8 +11,6 @@ from toolkit.errors import PluginError
 from toolkit.testing.subject import DoesNotApply, Subject
 from toolkit.types import Row
 
-TOLERANCE = 1e-7
-
 
 def metrics_add_up(subject: Subject) -> None:
     """Metrics are the same in any order of rows, in batches of any size, and merged from several processes."""
@@ -30,7 +28,7 @@ def metrics_add_up(subject: Subject) -> None:
     values["merged from two processes"] = _values(subject, made["in order"][:1], made["in order"][1:])
     _refuse_constants([values["in order"], *(_values(subject, [one]) for one in made["in order"])])
     for how, found in values.items():
-        _compare(values["in order"], found, how)
+        _compare(values["in order"], found, how, subject.tolerance)
 
 
 def _refuse_constants(values: list[dict[str, float]]) -> None:
@@ -75,13 +73,13 @@ def _sent(metrics: list[Any]) -> list[Any]:
         ) from error
 
 
-def _compare(expected: Mapping[str, float], found: Mapping[str, float], how: str) -> None:
+def _compare(expected: Mapping[str, float], found: Mapping[str, float], how: str, tolerance: float) -> None:
     from toolkit.testing.comparing import relative
 
     apart = [
         f"{name} is {expected.get(name)} in order, {found.get(name)} {how}"
         for name in {**expected, **found}
-        if name not in expected or name not in found or relative(expected[name], found[name]) > TOLERANCE
+        if name not in expected or name not in found or relative(expected[name], found[name]) > tolerance
     ]
     if apart:
         raise PluginError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ _OF_TRAINING = (
     "toolkit_dataset", "toolkit_model", "toolkit_adapt", "toolkit_row_length", "toolkit_prepare", "toolkit_augment",
     "toolkit_collator", "toolkit_loss", "toolkit_step", "toolkit_callbacks",
 )  # fmt: skip
+
+
+def runs_to_its_end(subject: Subject) -> None:
+    """A small run trains, is measured, is saved and is told of, and nothing fails on the way."""
+    finished = subject.finished_run
+    if subject.has("toolkit_run_finished"):
+        subject.plugins.answer(subject.name, "toolkit_run_finished", run=finished)
+    if subject.has("toolkit_run_failed"):
+        subject.plugins.answer(
+            subject.name, "toolkit_run_failed", run=finished, error=RuntimeError("as a trial")
+        )
 
 
 def saved_is_what_was_trained(subject: Subject) -> None:
@@ -29,46 +41,55 @@ def saved_is_what_was_trained(subject: Subject) -> None:
         )
 
 
-def _used(subject: Subject, trained: Any, loaded: Any) -> list[tuple[str, Any, Any]]:
+def _used(subject: Subject, trained: Any, loaded: Any) -> Iterator[tuple[str, str, str]]:
     """What both runs make of the same rows."""
-    both = [[_plain(one) for one in _evaluated(subject, run)] for run in (trained, loaded)]
-    found = [("losses and predictions of rows", both[0], both[1])]
+    yield "losses and predictions of rows", _evaluated(subject, trained), _evaluated(subject, loaded)
     if subject.has("toolkit_predict") and (inputs := _inputs(subject, trained)):
-        found.append(("predictions of inputs", trained.predictions(inputs), loaded.predictions(inputs)))
-    return found
+        yield "predictions of inputs", _predicted(trained, inputs), _predicted(loaded, inputs)
 
 
-def _evaluated(subject: Subject, run: Any) -> list[Any]:
+def _evaluated(subject: Subject, run: Any) -> str:
     import torch
+    from transformers import set_seed
 
     from toolkit.trainer import model_loss
     from toolkit.types import Scored
 
+    set_seed(7)  # some draw what they predict
     own, loss = subject.plugins.evaluate_batch(run.processor), subject.plugins.loss() or model_loss
-    model, collate = run.model.eval(), subject.plugins.collator(run.processor)
-    prepare = subject.plugins.prepare(run.processor) or (lambda row: row)
-    rows = [{**prepare(dict(row)), "row_id": row["row_id"]} for row in subject.raw_rows]
-    batch = collate(rows)
+    model, batch = run.model.eval(), subject.batch()
     with torch.no_grad():
-        return [own(model, batch) if own is not None else Scored(loss(model, batch), batch)]
+        scored = own(model, batch) if own is not None else Scored(loss(model, batch), batch)
+    return f"{float(scored.loss.total)!r} {list(scored.predictions)!r}"
 
 
-def _plain(scored: Any) -> tuple[float, str]:
-    return float(scored.loss.total), repr(list(scored.predictions))
+def _predicted(run: Any, inputs: list[str]) -> str:
+    from transformers import set_seed
+
+    set_seed(7)
+    return repr(run.predictions(inputs))
 
 
 def _inputs(subject: Subject, run: Any) -> list[str]:
-    """Inputs that `toolkit_predict` takes: texts and paths of some rows, of one column or of all; maybe none."""
+    """Inputs that `toolkit_predict` takes: what is text in some rows, of one column or of all; maybe none."""
     rows = subject.raw_rows[:3]
-    texts = {name: [str(row[name]) for row in rows if isinstance(row[name], str | Path)] for name in rows[0]}
-    tried = [some for some in texts.values() if some]
-    for inputs in [*tried, [one for some in tried for one in some]]:
+    columns = [[text for row in rows if (text := _text_in(row[name]))] for name in rows[0]]
+    for inputs in [*columns, [one for some in columns for one in some]]:
         try:
-            run.predictions(inputs)
+            if inputs and run.predictions(inputs):
+                return inputs
         except DataError:
             continue
-        return inputs
     return []
+
+
+def _text_in(cell: Any) -> str:
+    """The longest text in a cell, a path being one; empty where there is none."""
+    if isinstance(cell, Mapping):
+        cell = list(cell.values())
+    if isinstance(cell, list):
+        return max((_text_in(one) for one in cell), key=len, default="")
+    return str(cell) if isinstance(cell, str | Path) else ""
 
 
 def resumed_is_never_stopped(subject: Subject) -> None:
