@@ -55,7 +55,7 @@ def test_commands_that_answer_at_once(arguments: list[str]) -> None:
 
 
 def test_writing_a_package() -> None:
-    statement = "import os, tempfile\nos.chdir(tempfile.mkdtemp())\nfrom toolkit.cli import main\nmain(['new', 'leaf'])"
+    statement = "import os, tempfile\nfrom toolkit.cli import main\nos.chdir(tempfile.mkdtemp())\nmain(['new', 'leaf'])"
     assert loaded_by(statement) == ""
 
 
