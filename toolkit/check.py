@@ -19,7 +19,7 @@ from toolkit.errors import ModelError, ToolkitError
 from toolkit.execution import Execution
 from toolkit.folder import RunFolder
 from toolkit.modules import match_modules
-from toolkit.opening import open_data, open_model
+from toolkit.opening import adapted, open_data, open_model
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
 from toolkit.signals import Signals
@@ -128,11 +128,10 @@ class _Look:
             self.report.adapter = matches(self.model, self.recipe.adapter)
             if any(fault.message.startswith("adapter.") for fault in self.report.faults):
                 return  # it would only be refused again, in other words
-        adapted, _ = open_model(self.plugins, (self.model, self.processor), seed)
+        self.model = adapted(self.plugins, self.model)
         if self.report.adapter == []:
-            self.report.adapter = _by_default(adapted)
-        self.model = adapted
-        trainable, total = trainable_parameters(adapted)
+            self.report.adapter = _by_default(self.model)
+        trainable, total = trainable_parameters(self.model)
         if not trainable:
             raise ModelError("nothing of the model trains", hint="see the recipe's adapter")
         self.report.parameters = {"trainable": trainable, "total": total}

@@ -66,6 +66,20 @@ def toolkit_check(recipe: Recipe) -> Sequence[Exception] | None:
 
 
 @hookspec
+def toolkit_dataset(recipe: Recipe) -> Callable[[], Splits] | None:
+    """Build: `() -> {"train": rows, "validation": rows, "test": rows}`, sequences of raw rows.
+
+    When: at the start of a run. Default: what `data.source` names (folders, files, hub ids, the sample).
+    Errors: `DataError` when the source cannot be read.
+
+        @hookimpl
+        def toolkit_dataset(recipe):
+            if recipe.data.source.startswith("redis:"):
+                return lambda: read_redis(recipe.data.source)
+    """
+
+
+@hookspec
 def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
     """The columns the plugin reads from a row, with the names users usually give them.
 
@@ -78,20 +92,6 @@ def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
             return [Column("image", usual=("img", "file_name")), Column("label", usual=("class",))]
 
     Where a row may have one of several shapes, their columns share a name in `one_of`: data needs one of them.
-    """
-
-
-@hookspec
-def toolkit_dataset(recipe: Recipe) -> Callable[[], Splits] | None:
-    """Build: `() -> {"train": rows, "validation": rows, "test": rows}`, sequences of raw rows.
-
-    When: at the start of a run. Default: what `data.source` names (folders, files, hub ids, the sample).
-    Errors: `DataError` when the source cannot be read.
-
-        @hookimpl
-        def toolkit_dataset(recipe):
-            if recipe.data.source.startswith("redis:"):
-                return lambda: read_redis(recipe.data.source)
     """
 
 
@@ -272,6 +272,18 @@ def toolkit_step(recipe: Recipe) -> Callable[[Any, Batch, Callable[[Tensor], Non
 
 
 @hookspec
+def toolkit_callbacks(recipe: Recipe) -> Sequence[TrainerCallback] | None:
+    """`transformers.TrainerCallback`s, a list, for what shall happen in the course of training.
+
+    When: as the trainer is made.
+
+        @hookimpl
+        def toolkit_callbacks(recipe):
+            return [MyTracker()]
+    """
+
+
+@hookspec
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored] | None:
     """Build: `(model, batch) -> Scored`, the loss and what the metrics need, from one forward where possible.
 
@@ -298,18 +310,6 @@ def toolkit_metrics(recipe: Recipe, processor: Any) -> Sequence[Metric] | None:
         @hookimpl
         def toolkit_metrics(recipe):
             return [Accuracy()]
-    """
-
-
-@hookspec
-def toolkit_callbacks(recipe: Recipe) -> Sequence[TrainerCallback] | None:
-    """`transformers.TrainerCallback`s, a list, for what shall happen in the course of training.
-
-    When: as the trainer is made.
-
-        @hookimpl
-        def toolkit_callbacks(recipe):
-            return [MyTracker()]
     """
 
 

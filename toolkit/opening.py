@@ -68,11 +68,16 @@ def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[A
         keep_unpacked(model)
     if any(one is not None for one in objects):
         plugins.given(model, processor)
+    return adapted(plugins, model), processor
+
+
+def adapted(plugins: Plugins, model: Any) -> Any:
+    """The model with the recipe's adapter, where there is one and the model has none yet."""
     adapter = plugins.recipe.adapter
-    if adapter is not None and not getattr(model, "peft_config", None):
-        own = plugins.adapt()
-        model = own(model) if own is not None else adapt(model, adapter)
-    return model, processor
+    if adapter is None or getattr(model, "peft_config", None):
+        return model
+    own = plugins.adapt()
+    return own(model) if own is not None else adapt(model, adapter)
 
 
 def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = False) -> tuple[Any, Any]:

@@ -182,11 +182,11 @@ class Plugins:
         if faults:
             raise RecipeError.gather([_as_fault(fault) for fault in faults])
 
-    def columns(self) -> list[Column]:
-        return self._all("toolkit_columns", recipe=self.recipe)
-
     def dataset(self) -> Callable[[], Splits] | None:
         return self._one("toolkit_dataset", recipe=self.recipe)  # type: ignore[no-any-return]
+
+    def columns(self) -> list[Column]:
+        return self._all("toolkit_columns", recipe=self.recipe)
 
     def model(self) -> Callable[[], tuple[Any, Any]]:
         return self._required("toolkit_model", "loads a model", recipe=self.recipe)  # type: ignore[no-any-return]
@@ -221,6 +221,9 @@ class Plugins:
     def step(self) -> Callable[[Any, Batch, Callable[[torch.Tensor], None]], Loss] | None:
         return self._one("toolkit_step", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def callbacks(self) -> list[TrainerCallback]:
+        return self._all("toolkit_callbacks", recipe=self.recipe)
+
     def evaluate_batch(self, processor: Any) -> Callable[[Any, Batch], Scored] | None:
         return self._one("toolkit_evaluate_batch", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
@@ -228,9 +231,6 @@ class Plugins:
         """The plugins' own, then those that the recipe names."""
         own = self._all("toolkit_metrics", recipe=self.recipe, processor=processor)
         return [*own, *named_metrics(self.recipe.eval.metrics, self.recipe.model.trust_remote_code)]
-
-    def callbacks(self) -> list[TrainerCallback]:
-        return self._all("toolkit_callbacks", recipe=self.recipe)
 
     def predict(
         self, model: Any, processor: Any, columns: Mapping[str, str]

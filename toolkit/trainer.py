@@ -75,9 +75,9 @@ class Trainer(CompatibleTrainer):
         if plugins is not None:
             processor = kwargs.get("processing_class")
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
             self._loss = plugins.loss() or model_loss
             self._step = plugins.step()
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
             # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
             self.loss_is_scaled_for_ga = False
@@ -245,8 +245,8 @@ class Trainer(CompatibleTrainer):
 
     def _scores(self, dataloader: DataLoader[Any]) -> Scores:
         assert self._plugins is not None
-        scores = Scores(self._plugins.metrics(self.processing_class))
         evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
+        scores = Scores(self._plugins.metrics(self.processing_class))
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         for batch in dataloader:
