@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +50,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         quiet(),
         _explained(f"the model {place} cannot be loaded", "see that its files are whole and of one model"),
     ):
-        facts = _json(place, "config.json", spec.revision)
+        facts = json_of(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
         cls = _of_several(cls, facts) or _named_class(place, facts, spec)
@@ -160,7 +159,7 @@ def _dtype(spec: ModelSpec, facts: Mapping[str, Any]) -> Any:
 # ---- what is there -------------------------------------------------------------------------------------
 
 
-def _json(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
+def json_of(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
     """A JSON file of the model, or None where it has none."""
     path = _file(place, name, revision)
     if path is None:
@@ -188,6 +187,19 @@ def _file(place: str, name: str, revision: str | None) -> Path | None:
         raise
     except EntryNotFoundError:
         return None
+
+
+def weight_files(name: str, revision: str | None = None) -> list[Path]:
+    """The files in safetensors that hold a model's weights; none where there are none.
+
+    Args:
+        name: a folder, or a name on the hub.
+    """
+    if not name:
+        return []
+    index = json_of(name, "model.safetensors.index.json", revision)
+    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    return [path for one in names if (path := _file(name, one, revision)) is not None]
 
 
 def _holds(place: str) -> str:
@@ -349,7 +361,7 @@ def _is_bare_adapter(place: str) -> bool:
 
 def _base_of(place: str, spec: ModelSpec) -> ModelSpec | None:
     """The model that an adapter was trained on, or None where there is no adapter."""
-    adapter = _json(place, _ADAPTER, spec.revision)
+    adapter = json_of(place, _ADAPTER, spec.revision)
     if adapter is None:
         return None
     if not adapter.get("base_model_name_or_path"):
@@ -374,14 +386,11 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
         raise ModelError(
             f"{place} has no config.json{_holds(place)}", hint="name a folder that `save_pretrained` wrote"
         )
-    from peft import PeftModel
+    from toolkit.adapters import load_adapter
 
     _check_format(place, "adapter_model")
     model = load_model(base, cls, **load)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
-        return PeftModel.from_pretrained(model, place, revision=spec.revision, is_trainable=True)
+    return load_adapter(model, place, spec.revision, to_train=True)
 
 
 # ---- errors and noise ----------------------------------------------------------------------------------

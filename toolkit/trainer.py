@@ -29,6 +29,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from toolkit.adalora import orthogonality
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
@@ -178,6 +179,7 @@ class Trainer(CompatibleTrainer):
             mean = loss.total / max(int(loss.count), 1)
         else:
             mean = loss.total * self.args.world_size / num_items_in_batch.clamp(min=1)
+        mean = mean + self._penalty() / self.current_gradient_accumulation_steps
         return (mean, loss.outputs) if return_outputs else mean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -198,7 +200,16 @@ class Trainer(CompatibleTrainer):
             model, self._prepare_inputs(inputs), lambda part: self.accelerator.backward(part * share)
         )
         self._note(loss)
+        if self._ranks is not None:
+            self.accelerator.backward(self._penalty())
         return loss.total.detach() * share
+
+    def _penalty(self) -> Any:
+        """What the adapter adds to the loss of a step, where PEFT has not added it to the model's own."""
+        if self._ranks is None:
+            return 0.0
+        by_peft = self._ranks.config.task_type is not None and self._loss is model_loss
+        return 0.0 if by_peft else orthogonality(self._ranks.adalora)
 
     def _note(self, loss: Loss) -> None:
         for name, value in loss.report.items():

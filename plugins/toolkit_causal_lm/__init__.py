@@ -21,7 +21,7 @@ def toolkit_settings() -> type:
 
 @hookimpl
 def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
-    return faults(recipe.settings(CausalLMSettings))
+    return faults(recipe.settings(CausalLMSettings), recipe.adapter)
 
 
 @hookimpl
