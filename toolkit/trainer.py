@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from toolkit.adalora import orthogonality
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
-from toolkit.metrics import Sample, Scores
+from toolkit.metrics import SAMPLES, Sample, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
@@ -70,6 +71,7 @@ class Trainer(CompatibleTrainer):
         self._train_order: EpochSampler | None = None
         self._known_lengths: list[float] | None = None
         self._streaming = False
+        self._most_samples = SAMPLES
         self._step: Any = None
         self.samples: list[Sample] = []
         """Of the last evaluation."""
@@ -256,7 +258,7 @@ class Trainer(CompatibleTrainer):
 
     def _scores(self, dataloader: DataLoader[Any]) -> Scores:
         assert self._plugins is not None
-        scores = Scores(self._plugins.metrics(self.processing_class))
+        scores = Scores(self._plugins.metrics(self.processing_class), self._most_samples)
         evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
@@ -273,6 +275,15 @@ class Trainer(CompatibleTrainer):
                 first.merge(other)
             scores = first
         return scores
+
+    @contextlib.contextmanager
+    def predicting(self, plugins: Plugins) -> Iterator[None]:
+        """Meanwhile an evaluation keeps a sample of every row, as `plugins` make it."""
+        before, self._plugins, self._most_samples = self._plugins, plugins, sys.maxsize
+        try:
+            yield
+        finally:
+            self._plugins, self._most_samples = before, SAMPLES
 
     def _loss_alone(self, model: Any, batch: Batch) -> Scored:
         return Scored(self._loss(model, batch), batch)

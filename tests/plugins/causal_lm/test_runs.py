@@ -213,6 +213,15 @@ def test_answers_are_compared_when_asked_for(folder: str, in_tmp: Path) -> None:
     assert made.summary["after"]["exact_match"] == sum(right) / len(right)
 
 
+def test_every_row_is_answered_where_predictions_are_asked_for(folder: str, in_tmp: Path) -> None:
+    recipe = quick(folder, train={"do_predict": True}, eval={"before": True})
+    made = run(recipe, "first", data={"train": CHATS, "test": CHATS})
+    written = [json.loads(line) for line in Path("first/predictions.jsonl").read_text().splitlines()]
+    assert [one["reference"] for one in written] == [row["messages"][1]["content"] for row in CHATS]
+    assert [one["prediction"] for one in written] == made.predict([f"Say {n}" for n in range(1, 9)])
+    assert len(Path("first/samples.jsonl").read_text().splitlines()) == 2 * 3
+
+
 def test_two_modalities_in_one_recipe(folder: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
     command = [
