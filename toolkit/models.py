@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> Any:
     """The model that `spec` describes.
 
-    The folder of an adapter gives its base model with the adapter on it, ready to be trained further.
+    The folder of an adapter gives its base model with the adapter on it, ready to be trained further, and with the
+    generation settings that are kept beside the adapter.
 
         load_model("openai/whisper-small", load_in_4bit=True)
         load_model(recipe.model, WhisperForConditionalGeneration)
@@ -338,7 +339,7 @@ def _special(tokenizer: Any) -> set[str]:
 def _untrained(cls: Any, place: str, spec: ModelSpec, load: Mapping[str, Any]) -> Any:
     """Random weights, from torch's global generator."""
     import torch
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     known = getattr(cls, "config_class", None) or AutoConfig
     remote = {"trust_remote_code": spec.trust_remote_code} if known is AutoConfig else {}
@@ -347,9 +348,16 @@ def _untrained(cls: Any, place: str, spec: ModelSpec, load: Mapping[str, Any]) -
     dtype = torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
     make = cls.from_config if known is AutoConfig else cls._from_config
     model = make(config, dtype=dtype, **remote, **load).eval()
-    if model.can_generate() and _file(place, "generation_config.json", spec.revision):
-        model.generation_config = GenerationConfig.from_pretrained(place, revision=spec.revision)
+    _set_generation(model, place, spec.revision)
     return model
+
+
+def _set_generation(model: Any, place: str, revision: str | None) -> None:
+    """Have the model generate as the settings in `place` say, where there are any."""
+    from transformers import GenerationConfig
+
+    if model.can_generate() and _file(place, "generation_config.json", revision):
+        model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
 
 
 def _is_bare_adapter(place: str) -> bool:
@@ -386,10 +394,14 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
         raise ModelError(
             f"{place} has no config.json{_holds(place)}", hint="name a folder that `save_pretrained` wrote"
         )
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     from toolkit.adapters import load_adapter
 
     _check_format(place, "adapter_model")
     model = load_model(base, cls, **load)
+    with suppress(LocalEntryNotFoundError):  # offline, where they were not downloaded with the adapter
+        _set_generation(model, place, spec.revision)
     return load_adapter(model, place, spec.revision, to_train=True)
 
 
