@@ -175,8 +175,8 @@ def json_of(place: str, name: str, revision: str | None) -> dict[str, Any] | Non
 
 
 def _file(place: str, name: str, revision: str | None) -> Path | None:
-    """A file of a folder or of the hub, or None where it has none."""
-    from huggingface_hub import hf_hub_download
+    """A file of a folder or of the hub, or None where it has none, or had none when it was last asked."""
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if Path(place).is_dir():
@@ -185,6 +185,8 @@ def _file(place: str, name: str, revision: str | None) -> Path | None:
     try:
         return Path(hf_hub_download(place, name, revision=revision))
     except LocalEntryNotFoundError:
+        if try_to_load_from_cache(place, name, revision=revision) is _CACHED_NO_EXIST:
+            return None
         raise
     except EntryNotFoundError:
         return None

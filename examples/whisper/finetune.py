@@ -38,7 +38,10 @@ if getattr(model.generation_config, "is_multilingual", False):
 if Path(options.data).is_dir():
     dataset = {
         table.parent.name: [
-            {"audio": {"path": table.parent / row["file_name"], "bytes": None}, "sentence": row["text"]}
+            {
+                "audio": {"path": table.parent / row["file_name"], "bytes": None},
+                "sentence": row.get("text") or row["transcription"],
+            }
             for row in csv.DictReader(table.open(encoding="utf-8"))
         ]
         for table in Path(options.data).glob("*/metadata.csv")
