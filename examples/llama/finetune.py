@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 
 from toolkit import LoraConfig, Trainer, TrainingArguments, load_model, load_processor
 
+REVIEWS = str(Path(__file__).parent / "reviews")
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="huggyllama/llama-13b", help="a folder, or a name on the hub")
-REVIEWS = str(Path(__file__).parent / "reviews")
 parser.add_argument("--data", default=REVIEWS, help="likewise; prompts with completions, or chats")
 parser.add_argument("--output-dir", default="./results")
 parser.add_argument("--max-steps", type=int, default=-1, help="to train for less than three epochs")
@@ -29,16 +29,13 @@ tokenizer.padding_side = "right"
 
 
 def tokenize(row):
-    is_chat = "messages" in row
-    if is_chat:
-        asked = tokenizer.apply_chat_template(
-            row["messages"][:-1], add_generation_prompt=True, tokenize=False
-        )
-        whole = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    if is_chat := "messages" in row:  # the template writes the special tokens
+        *turns, _ = row["messages"]
+        asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(row["messages"], tokenize=False).rstrip()
     else:
         asked = row["prompt"]
         whole = asked + row["completion"] + tokenizer.eos_token
-    # A chat template writes the special tokens itself.
     prompt = tokenizer(asked, add_special_tokens=not is_chat).input_ids
     tokens = tokenizer(whole, add_special_tokens=not is_chat).input_ids
     return {"input_ids": tokens, "labels": [-100] * len(prompt) + tokens[len(prompt) :]}

@@ -17,9 +17,9 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor, set_
 
 from toolkit import LoraConfig, Trainer, TrainingArguments, load_model, load_processor
 
+COMMON_VOICE = "fixie-ai/common_voice_17_0"
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="openai/whisper-large", help="a folder, or a name on the hub")
-COMMON_VOICE = "fixie-ai/common_voice_17_0"
 parser.add_argument("--data", default=COMMON_VOICE, help="likewise; metadata.csv in train/, validation/")
 parser.add_argument("--language", default="en", help="what is spoken; on the hub, the data's configuration")
 parser.add_argument("--output-dir", default="./results")

@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 from toolkit_tasks import causal_lm, clip_contrastive, whisper_asr
+from torch.nn.functional import cross_entropy
 
 from toolkit import LoraConfig, Recipe, Trainer, TrainingArguments, load_model, load_run
 from toolkit.cli import main
@@ -229,6 +230,25 @@ def test_script_trains_what_the_seed_names_on_weights_in_4_bits(ran: Ran) -> Non
     } <= heads
 
 
+def test_script_learns_answers_and_nothing_else(ran: Ran) -> None:
+    rows = ran.trainer.eval_dataset
+    batch = ran.trainer.data_collator([rows[place] for place in range(2)])
+    if ran.case.name == "clip":
+        with torch.no_grad():
+            outputs = ran.model.eval()(**batch)
+        scores, right = outputs.logits_per_image, torch.arange(2)
+        both = cross_entropy(scores, right) + cross_entropy(scores.T, right)
+        torch.testing.assert_close(outputs.loss, both / 2)
+        return
+    expected = {
+        "llama": "At once. November comes before December. I remain at your service.<|im_end|>",
+        "whisper": "<|notimestamps|>Turn on the red radio in the bedroom.<|endoftext|>",
+    }
+    tokenizer = getattr(ran.trainer.processing_class, "tokenizer", ran.trainer.processing_class)
+    learnt = batch["labels"][0][batch["labels"][0] != -100]
+    assert tokenizer.decode(learnt) == expected[ran.case.name]
+
+
 def test_script_lowers_the_loss(ran: Ran) -> None:
     rows = [ran.trainer.train_dataset[place] for place in range(32)]
     after = ran.trainer.evaluate(rows)["eval_loss"]
@@ -295,6 +315,28 @@ def test_task_file_works(case: Case, desk: Path, capsys: pytest.CaptureFixture[s
     assert main(["predict", typed_in[-1], *inputs[case.name], "--json"]) == 0
     [prediction] = json.loads(capsys.readouterr().out)["predictions"]
     assert prediction["output"]
+
+
+def test_the_seeds_four_sentences_are_learnt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the recipe itself names as data, with words for the seed's labels 1 and 0."""
+    sentences = {
+        "train": {"I love this product!": 1, "This is the worst thing I've ever bought.": 0},
+        "validation": {"Absolutely fantastic!": 1, "Terrible quality, very disappointed.": 0},
+    }
+    for split, labels in sentences.items():
+        rows = [
+            json.loads(line)
+            for line in Path(f"examples/llama/reviews/{split}.jsonl").read_text().splitlines()
+        ]
+        assert rows == [
+            {"prompt": f"Review: {text}\nSentiment:", "completion": " positive" if label else " negative"}
+            for text, label in labels.items()
+        ]
+    command = ["run", "examples/llama/llama.yaml", "--model", "sample", "--output-dir", "runs/reviews"]
+    assert main([*command, "--set", "train.learning_rate=1e-2"]) == 0, capsys.readouterr().err
+    run = load_run("runs/reviews")
+    assert run.summary["rows"] == {"train": 2, "validation": 2, "test": 0, "quarantined": 0}
+    assert run.summary["after"]["loss"] < run.summary["before"]["loss"]
 
 
 # ---- resuming ----------------------------------------------------------------------------------------------
