@@ -16,11 +16,14 @@ from typing import Any
 
 import bitsandbytes
 import pytest
+import soundfile
 import torch
 import transformers
 from toolkit_tasks import causal_lm, clip_contrastive, whisper_asr
 from torch.nn.functional import cross_entropy
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from tests.plugins.whisper.conftest import nano_whisper
 from toolkit import LoraConfig, Recipe, Trainer, TrainingArguments, load_model, load_run
 from toolkit.cli import main
 from toolkit.quantization import keep_unpacked, quantization_arguments
@@ -285,6 +288,37 @@ def test_script_uses_what_it_reloaded(ran: Ran) -> None:
     if ran.case.name == "clip":
         captions = [row["caption"] for row in ran.rows]
         assert re.fullmatch(r"-> (.*) \(0\.\d\d\)", answer)[1] in captions  # type: ignore[index]
+
+
+def test_a_multilingual_whisper_is_told_the_language(tmp_path: Path, desk: Path) -> None:
+    """As the seed's large one is: in training, and by what is saved also afterwards."""
+    model, processor = nano_whisper(languages=list(LANGUAGES), multilingual=True)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    for split in ("train", "validation"):
+        (tmp_path / split).mkdir()
+        soundfile.write(tmp_path / split / "a.wav", torch.randn(8_000).numpy(), 8_000)
+        (tmp_path / split / "metadata.csv").write_text("file_name,transcription\na.wav,Guten Tag\n")
+    given = [
+        "--model",
+        str(tmp_path / "model"),
+        "--data",
+        str(tmp_path),
+        "--language",
+        "de",
+        "--max-steps",
+        "1",
+    ]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setattr(
+            sys, "argv", ["examples/whisper/finetune.py", *given, "--output-dir", str(tmp_path / "out")]
+        )
+        script = runpy.run_path(sys.argv[0], run_name="__main__")
+    [labels] = script["collate"](script["dataset"]["train"])["labels"]
+    learnt = script["processor"].tokenizer.decode(labels)
+    assert learnt == "<|de|><|transcribe|><|notimestamps|>Guten Tag<|endoftext|>"
+    assert script["reloaded"].generation_config.language == "de"
+    assert script["tokens"].shape[1] > 1
 
 
 # ---- task files --------------------------------------------------------------------------------------------
