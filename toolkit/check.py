@@ -35,6 +35,7 @@ class Report:
     """What was found; each part stays None where a fault kept it from being looked at."""
 
     faults: list[ToolkitError] = field(default_factory=list)
+    plugins: list[str] | None = None
     rows: dict[str, Any] | None = None
     columns: dict[str, str] | None = None
     first_row: str | None = None
@@ -74,12 +75,15 @@ def check(recipe: Recipe, *, with_dry_run: bool = False, report: Report | None =
     is_resolved, settings_known = False, True
     with report.collecting():
         recipe, is_resolved = recipe.resolved(), True
-    with report.collecting():
-        recipe.validate()
     plugins: Plugins | None = None
-    with report.collecting():
+    of_plugins = Report()
+    with of_plugins.collecting():
         plugins = Plugins(recipe)
+        report.plugins = list(recipe.plugins)
         plugins.check()
+    with report.collecting():
+        recipe.validate(own_adapter=plugins is not None and plugins.adapt() is not None)
+    report.add(of_plugins.faults)
     if plugins is None:  # if only their settings are wrong, the data can be looked at all the same
         settings_known = False
         with report.collecting():
@@ -124,7 +128,7 @@ class _Look:
         seed = int(self.recipe.train.get("seed", 42))
         bare = self.plugins.with_recipe(self.recipe.override(adapter=None))
         self.model, self.processor = open_model(bare, (None, None), seed)
-        if self.recipe.adapter is not None:
+        if self.recipe.adapter is not None and self.plugins.adapt() is None:
             self.report.adapter = matches(self.model, self.recipe.adapter)
             if any(fault.message.startswith("adapter.") for fault in self.report.faults):
                 return  # it would only be refused again, in other words

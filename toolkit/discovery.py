@@ -69,7 +69,9 @@ class Installed:
         needed = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
         if not needed or _top(needed) == _top(self.module):
             return None
-        return f"it needs the module '{_top(needed)}': install that, or reinstall {self.distribution}"
+        return (
+            f"install what it needs, the module '{_top(needed)}', or repair or reinstall {self.distribution}"
+        )
 
     def failure(self, reasons: Sequence[str], remedy: str | None = None) -> PluginError:
         """The error that says why it cannot be used."""

@@ -307,9 +307,11 @@ class Recipe:
         same = (made.plugins, made.sections) == (self.plugins, self.sections)
         return made.with_settings(self._settings if same else {})
 
-    def validate(self) -> None:
+    def validate(self, *, own_adapter: bool = False) -> None:
         """Check all values. `train`, `adapter` and `eval.metrics` need the real classes, which are slow to import.
 
+        Args:
+            own_adapter: a plugin makes the adapter, and knows what its settings are.
         Raises:
             RecipeError: unknown keys, values of the wrong type or out of range, all together.
         """
@@ -330,7 +332,7 @@ class Recipe:
         except RecipeError as error:
             faults += error.all
         try:
-            if self.adapter is not None:
+            if self.adapter is not None and not own_adapter:
                 configure(self.adapter, self.model.quantization)
         except RecipeError as error:
             faults += error.all

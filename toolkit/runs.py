@@ -209,7 +209,7 @@ def _plugins_of(recipe: Recipe) -> Plugins:
     except ToolkitError as error:
         faults += error.all
     try:
-        recipe.validate()
+        recipe.validate(own_adapter=plugins is not None and plugins.adapt() is not None)
     except ToolkitError as error:
         faults += error.all
     if plugins is None or faults:

@@ -152,7 +152,7 @@ CAUSES = {
     "is no Python": ("SyntaxError: '(' was never closed (toolkit_vit.py, line 1)", "repair or reinstall toolkit-vit"),
     "lacks a module": (
         "ModuleNotFoundError: No module named 'no_such_thing'",
-        "it needs the module 'no_such_thing': install that, or reinstall toolkit-vit",
+        "install what it needs, the module 'no_such_thing', or repair or reinstall toolkit-vit",
     ),
     "hooks are misspelt": (
         "unknown hook 'toolkit_colator' (did you mean 'toolkit_collator'?)",

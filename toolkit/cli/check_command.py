@@ -48,6 +48,8 @@ def show(document: dict[str, Any]) -> None:
 
 
 def _of_data(document: dict[str, Any]) -> Iterator[list[str]]:
+    if document["plugins"]:
+        yield ["plugins", ", ".join(document["plugins"])]
     if document["columns"]:
         names = (f"{name} = {given}" for name, given in document["columns"].items())
         yield ["columns", ", ".join(names)]
