@@ -4,8 +4,8 @@ A plugin is a module (or an object, not a class) whose functions carry `@toolkit
 hook may ask for any of its arguments, or none. *Build* hooks return None ("not mine") or a callable, which the core
 calls later: two answers are an error that names both plugins, no answer means the default that is stated. Hooks that
 return lists add up over the plugins. Plugins are asked in the order in which the recipe names them, which `toolkit
-check` shows; `--trace-hooks` shows each call. A plugin is imported only by runs whose recipe names it, and should import
-torch and the like inside its hooks.
+check` shows; `--trace-hooks` shows each call. A plugin is imported only by runs whose recipe names it, and should
+import torch and the like inside its hooks.
 
 The contract has a version, `CONTRACT`, which grows by one with each change; what is changed so that plugins must change
 too makes `OLDEST_CONTRACT` follow. A plugin may say which one it is written for: `toolkit_contract = 1`, beside its
