@@ -15,7 +15,7 @@ from toolkit.structure import plain, show
 from toolkit.yaml12 import read_yaml
 
 _EXAMPLE = "for example train.learning_rate=1e-5..1e-3:log, or adapter.r=4,8,16"
-_RANGE = re.compile(r"\s*([^\s,:\[\]{}]+?)\.\.([^\s,:\[\]{}]+?)\s*(?::\s*(\w*)\s*)?")
+_RANGE = re.compile(r"\s*([^\s,:\[\]{}]+?)\s*\.\.\s*([^\s,:\[\]{}]+?)\s*(?::\s*(\w*)\s*)?")
 _SCALES = ("log",)
 
 

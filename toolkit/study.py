@@ -21,6 +21,8 @@ from toolkit.space import Choice, Range, Space
 
 DRAWS = 50
 """How often a suggestion that was tried before is drawn again."""
+STARTUP = 5
+"""How many trials finish before one is ended early."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,17 @@ def is_hopeless(trials: Sequence[Trial], curve: Sequence[float | None], higher_i
     Source: Golovin et al. 2017, Google Vizier, section 3.2.2 (median stopping rule).
     """
     finished = [trial for trial in trials if trial.status == "finished"]
-    if len(curve) >= max((len(trial.curve) for trial in finished), default=0):
+    if len(finished) < STARTUP or len(curve) >= max(len(trial.curve) for trial in finished):
         return False
+    if all(value is None for value in curve):
+        return bool(curve)
     optuna = load_optuna()
     with _quiet():
         study = as_optuna(trials, None, higher_is_better)
         running = optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING, intermediate_values=_numbered(curve)
         )
-        return bool(optuna.pruners.MedianPruner(n_startup_trials=5).prune(study, running))
+        return bool(optuna.pruners.MedianPruner(n_startup_trials=STARTUP).prune(study, running))
 
 
 def as_optuna(trials: Sequence[Trial], space: Space | None, higher_is_better: bool, seed: int = 0) -> Any:

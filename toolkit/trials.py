@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,10 +101,9 @@ class _Work:
             self._tidy()
             self.signals.poll()
         if self.best is None:
-            log = self._files(self.trials[0], ".log")
             raise RecipeError(
                 f"none of {len(self.trials)} trials has finished; the first: {self.trials[0].reason}",
-                hint=f"see {log}; mend it and start another search",
+                hint=f"see {self._log(self.trials[0])}; mend it and start another search",
             )
         self._measure(self.best)
         self.write("finished")
@@ -133,12 +133,15 @@ class _Work:
     def _try(self, trial: Trial) -> Trial:
         """Run a trial to its end, or until it is hopeless."""
         say(f"trial {trial.number}/{self.settings.trials}: {as_text(trial.values)}")
-        started, file = time.monotonic(), self._files(trial, ".yaml")
+        started, folder = time.monotonic(), folder_of(self.folder, trial.number)
         own = {"train": {"push_to_hub": None}, "eval": {"before": False, "test": False}}
-        self.settings.recipe_of(trial.values).override(**own).dump(file)
-        folder = folder_of(self.folder, trial.number)
         watch = _Watch(self, RunFolder(folder))
-        ended = self._command(trial, ["run", str(file), "--output-dir", str(folder), "--resume"], watch.look)
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "recipe.yaml"
+            self.settings.recipe_of(trial.values).override(**own).dump(file)
+            ended = self._command(
+                trial, ["run", str(file), "--output-dir", str(folder), "--resume"], watch.look
+            )
         watch.look()
         self._refuse_other_data(folder)
         seconds = round(trial.seconds + time.monotonic() - started, 1)
@@ -148,13 +151,13 @@ class _Work:
 
     def _command(self, trial: Trial, arguments: list[str], stop: Any = lambda: False) -> Ended:
         """Carry out a command on a trial; what it says goes to the trial's log."""
-        with self._files(trial, ".log").open("ab") as log:
+        with self._log(trial).open("ab") as log:
             return processes.carry_out(
                 [*arguments, "--debug"], log, signals=self.signals, keep_open=(self.lock,), stop=stop
             )
 
-    def _files(self, trial: Trial, suffix: str) -> Path:
-        return folder_of(self.folder, trial.number).with_suffix(suffix)
+    def _log(self, trial: Trial) -> Path:
+        return folder_of(self.folder, trial.number).with_suffix(".log")
 
     def _judged(self, trial: Trial, ended: Ended, watch: _Watch) -> Trial:
         """The trial as its process has ended it."""

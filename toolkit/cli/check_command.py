@@ -58,8 +58,6 @@ def _of_data(document: dict[str, Any]) -> Iterator[list[str]]:
         yield ["rows", f"{splits}; {sample} looked at, {rows['unusable']} cannot be used{missing}"]
         yield from (["", reason] for reason in rows["reasons"])
     yield from ([name, _fact(values)] for name, values in (document["facts"] or {}).items())
-    if document["metrics"]:
-        yield ["metrics", ", ".join(document["metrics"])]
     if document["first_row"] is not None:
         yield ["first row", document["first_row"]]
 
@@ -77,6 +75,8 @@ def _matches(adapter: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _of_model(document: dict[str, Any]) -> Iterator[list[str]]:
+    if document["metrics"]:
+        yield ["metrics", ", ".join(document["metrics"])]
     if parameters := document["parameters"]:
         share = 100 * parameters["trainable"] / parameters["total"]
         yield ["parameters", f"{parameters['trainable']:,} of {parameters['total']:,} train ({share:.2f} %)"]
