@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import processes, study
-from toolkit.checkpoint import read_json, write_json
+from toolkit.checkpoint import write_json
 from toolkit.discovery import did_you_mean
 from toolkit.errors import CheckpointError, RecipeError, ToolkitError
 from toolkit.folder import SCHEMA, RunFolder, expanded
@@ -18,7 +18,7 @@ from toolkit.recipe import Recipe
 from toolkit.runs import Run, differences, load_run, plugins_of
 from toolkit.space import Space, changes, parse_space, probes
 from toolkit.study import Trial, best_of
-from toolkit.trials import RECORD, Settings, carry_out, folder_of
+from toolkit.trials import RECORD, Settings, carry_out, folder_of, read_record
 
 if TYPE_CHECKING:
     import optuna
@@ -32,11 +32,9 @@ class Search:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.record = read_json(folder / RECORD)
-        self.settings = Settings.from_dict(self.record["search"])
+        self.record, self.settings, self.trials = read_record(folder)
         self.metric: str = self.settings.metric
         self.higher_is_better: bool = self.record["higher_is_better"]
-        self.trials = [Trial(**one) for one in self.record["trials"]]
 
     def __repr__(self) -> str:
         return f"Search({str(self.folder)!r}, {len(self.trials)} trials, {self.record['status']})"
@@ -161,14 +159,15 @@ def _check_all(settings: Settings) -> None:
             "--space train.seed: each seed may set other rows aside for validation",
             hint="keep them the same: --set train.data_seed=42",
         )
-    faults: dict[str, ToolkitError] = {}
+    hints: dict[str, str | None] = {}
     for values in probes(settings.space):
         try:
             plugins_of(settings.recipe.override(**changes(values)))
         except ToolkitError as error:
-            faults |= {fault.message: fault for fault in error.all if fault.message not in faults}
-    if faults:
-        raise RecipeError.gather(list(faults.values()))
+            for fault in error.all:
+                hints.setdefault(fault.message, fault.hint)
+    if hints:
+        raise RecipeError.gather([RecipeError(message, hint) for message, hint in hints.items()])
 
 
 def _begin(folder: Path, settings: Settings) -> Search:

@@ -53,6 +53,23 @@ class Settings:
         return self.recipe.override(**changes(values)).resolved().without_secrets()
 
 
+def read_record(folder: Path) -> tuple[dict[str, Any], Settings, list[Trial]]:
+    """What a search's folder says: the whole record, and what was asked and what was tried out of it.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    record = read_json(folder / RECORD)
+    try:
+        settings = Settings.from_dict(record["search"])
+        return record, settings, [Trial(**one) for one in record["trials"]]
+    except (KeyError, TypeError, RecipeError) as error:
+        raise CheckpointError(
+            f"{folder / RECORD} is no record of a search: {error}",
+            hint="bring it back from a copy, or start another search",
+        ) from None
+
+
 def folder_of(search: Path, trial: int) -> Path:
     """Where a trial's run is."""
     return search / "trials" / f"trial-{trial}"
@@ -83,8 +100,8 @@ class _Work:
 
     def __init__(self, folder: Path, settings: Settings, signals: Signals, lock: int) -> None:
         self.folder, self.settings, self.signals, self.lock = folder, settings, signals, lock
-        self.record = {**read_json(folder / RECORD), "search": settings.as_dict()}
-        self.trials = [Trial(**one) for one in self.record["trials"]]
+        self.record, _, self.trials = read_record(folder)
+        self.record["search"] = settings.as_dict()
         self.higher: bool = self.record["higher_is_better"]
 
     @property
