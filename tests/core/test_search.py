@@ -45,8 +45,8 @@ TROUBLE = """
         def on_step_end(self, args, state, control, **kwargs):
             if self.kind == "raise":
                 raise KeyError("lost")
-            if self.kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind in ("kill", "term"):
+                os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM}[self.kind])
 
     @hookimpl
     def toolkit_settings():
@@ -95,14 +95,15 @@ def test_a_search_from_beginning_to_end(recipe: Recipe, capsys: pytest.CaptureFi
     saved_base()
     command = ["search", "tiny.yaml", "--model", "base"]
     command += ["--set", "adapter={lora_alpha: 16, target_modules: [q_proj, v_proj, up_proj]}"]
-    command += ["--space", "adapter.r=2,8", "--metric", "accuracy", "--output-dir", "tuned"]
+    command += ["--set", "train={num_train_epochs: 6, learning_rate: 0.03}"]
+    command += ["--space", "adapter.r=1,8", "--metric", "accuracy", "--output-dir", "tuned"]
     assert main([*command, "--json"]) == 0
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     assert document.pop("folder") == "tuned"
     assert document == read_json(Path("tuned/search.json"))
     assert "all 2 combinations have been tried" in printed.err
-    assert {trial["values"]["adapter.r"] for trial in document["trials"]} == {2, 8}
+    assert {trial["values"]["adapter.r"] for trial in document["trials"]} == {1, 8}
     by_accuracy = sorted(document["trials"], key=lambda trial: trial["score"])
     best, worse = by_accuracy[1], by_accuracy[0]
     assert worse["score"] < best["score"] == best["curve"][-1] == best["metrics"]["accuracy"]
@@ -221,6 +222,17 @@ def test_a_trial_that_fails_is_noted_and_the_next_is_tried(
     assert "Traceback" not in printed.err
     assert "failed: KeyError: 'lost'" in printed.out
     assert not Path(f"tuned/trials/trial-{found['raise'].number}/checkpoints").exists()
+
+
+def test_a_trial_that_is_asked_to_end_has_not_failed(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever sent the signal to the trial alone: it has saved a checkpoint, from which the search goes on."""
+    folder = begun(recipe.override(trouble={"kind": "term"}), RATES)
+    assert main(["resume", "tuned"]) == 143
+    assert "interrupted by SIGTERM; go on with: toolkit resume tuned" in capsys.readouterr().err
+    assert [trial.status for trial in Search(folder).trials] == ["running"]
+    assert list((folder / "trials/trial-1/checkpoints").glob("checkpoint-*/manifest.json"))
 
 
 def test_a_hopeless_trial_is_ended_in_good_order(recipe: Recipe) -> None:
