@@ -16,7 +16,7 @@ from toolkit.folder import SCHEMA, RunFolder, expanded
 from toolkit.notices import say
 from toolkit.recipe import Recipe
 from toolkit.runs import Run, differences, load_run, plugins_of
-from toolkit.space import Space, changes, parse_space, probes
+from toolkit.space import Space, changes, parse_space, probes, probes_of_model
 from toolkit.study import Trial, best_of
 from toolkit.trials import RECORD, Settings, carry_out, folder_of, read_record
 
@@ -166,8 +166,7 @@ def _check_all(settings: Settings) -> None:
         except ToolkitError as error:
             for fault in error.all:
                 hints.setdefault(fault.message, fault.hint)
-    if hints:
-        raise RecipeError.gather([RecipeError(message, hint) for message, hint in hints.items()])
+    _raise_all(hints)
 
 
 def _begin(folder: Path, settings: Settings) -> Search:
@@ -206,19 +205,37 @@ def _begin(folder: Path, settings: Settings) -> Search:
 
 
 def _checked(settings: Settings) -> Mapping[str, Any]:
-    """What `toolkit check` finds out about the first of the probes."""
+    """What `toolkit check` finds out about the first probe; the others that need a model are checked as well.
+
+    Raises:
+        RecipeError: all that is wrong, each fault once.
+    """
+    found: dict[str, Any] = {}
+    hints: dict[str, str | None] = {}
+    for values in probes_of_model(settings.space):
+        document = _check(settings.recipe_of(values))
+        found = found or document
+        for fault in (*document.get("faults", ()), *document.get("errors", ())):
+            hints.setdefault(fault["message"], fault["hint"])
+    _raise_all(hints)
+    return found
+
+
+def _check(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile() as said:
-        file = Path(place) / "recipe.yaml"
-        settings.recipe_of(next(probes(settings.space))).dump(file)
-        ended = processes.carry_out(["check", str(file)], said)
+        recipe.dump(Path(place) / "recipe.yaml")
+        ended = processes.carry_out(["check", f"{place}/recipe.yaml"], said)
         said.seek(0)
         last = said.read().decode(errors="replace").strip().splitlines()[-1:]
-    document = ended.document or {}
-    if faults := document.get("faults") or document.get("errors"):
-        raise RecipeError.gather([RecipeError(one["message"], one["hint"]) for one in faults])
-    if ended.status or not document:
+    if ended.document is None:
         raise RuntimeError(f"the recipe could not be checked: {ended.reason} {last}")
-    return document
+    return dict(ended.document)
+
+
+def _raise_all(hints: Mapping[str, str | None]) -> None:
+    """Raise the faults, given by message, if there are any."""
+    if hints:
+        raise RecipeError.gather([RecipeError(message, hint) for message, hint in hints.items()])
 
 
 def _go_on(folder: Path, settings: Settings) -> Search:

@@ -131,6 +131,21 @@ def probes(space: Space) -> Iterator[dict[str, Any]]:
         yield from ({**first, key: value} for value in where.probes[1:])
 
 
+def probes_of_model(space: Space) -> list[dict[str, Any]]:
+    """Those of the probes of which only the model can tell whether they are right, such as names of its modules."""
+    named = [
+        key
+        for key, where in space.items()
+        if key.partition(".")[0] in ("model", "adapter") and any(not _is_number(one) for one in where.probes)
+    ]
+    first, *others = probes(space)
+    return [first, *(values for values in others if any(values[key] != first[key] for key in named))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def size(space: Space) -> int | None:
     """How many different values there are, or None where there is no end of them."""
     counts = [len(where.all) if where.all is not None else None for where in space.values()]
@@ -208,9 +223,7 @@ def _choice(key: str, values: list[Any]) -> Choice:
 def _range(key: str, given: str, low: str, high: str, scale: str | None) -> Range:
     ends = [read_yaml(end, _where(key)) for end in (low, high)]
     problem, hint = None, _EXAMPLE
-    if not all(
-        isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in ends
-    ):
+    if not all(_is_number(end) for end in ends):
         problem, hint = "the ends of a range are numbers", f"{_EXAMPLE}; texts are listed with commas"
     elif scale is not None and scale not in _SCALES:
         problem = f"a range is even, or `:log`, not ':{scale}'"

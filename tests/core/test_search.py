@@ -324,6 +324,7 @@ def test_two_searches_in_one_folder(recipe: Recipe) -> None:
         (["--space", "train.learning_rate=-1.0..1.0"], "train.learning_rate: must be at least 0, found -1.0", ""),
         (["--space", "train.lr=1e-4..1e-3"], "train.lr: unknown key 'lr'", ""),
         (["--space", "trouble.kind=1,raise"], "trouble.kind: input should be a valid string, found 1", "quotes"),
+        (["--space", "train.lr_scheduler_type=linear,cosin"], "train.lr_scheduler_type: there is no 'cosin'", "cosine"),
         (["--space", "tiny.drop=0.1,0.2"], "tiny.drop: unknown key 'drop'", "did you mean 'dropout'?"),
         (["--space", "train.seed=1..9"], "--space train.seed: each seed may set other rows aside", "data_seed=42"),
         (["--space", "adapter.r=4,8", "--trials", "0"], "--trials: expected at least 1, found 0", "20"),
@@ -349,7 +350,7 @@ def test_wrong_inputs(
         (["--set", "data.source=data/train.jsonl", "--set", "data.validation_fraction=0",
           "--set", "train.eval_strategy=no"],
          "there are no validation rows to compare trials on", "data.validation_fraction=0.1"),
-        (["--set", "adapter.target_modules=[q_prj]"], "adapter.target_modules: 'q_prj' matched no module", "q_proj"),
+        (["--space", "adapter.target_modules=[q_proj],[q_prj]"], "adapter.target_modules: 'q_prj' matched no module", "q_proj"),
     ],
 )  # fmt: skip
 def test_what_only_data_and_model_can_tell(

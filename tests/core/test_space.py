@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolkit import RecipeError
-from toolkit.space import Choice, Range, as_text, changes, parse_space, probes, size, written
+from toolkit.space import Choice, Range, as_text, changes, parse_space, probes, probes_of_model, size, written
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,14 @@ def test_each_end_and_each_choice_is_probed() -> None:
     space = parse_space({"train.learning_rate": "0.1..0.9", "adapter.r": "4,8,16"})
     found = [tuple(values.values()) for values in probes(space)]
     assert found == [(0.1, 4), (0.9, 4), (0.1, 8), (0.1, 16)]
+
+
+def test_names_of_modules_are_for_the_model_to_tell() -> None:
+    space = parse_space(
+        {"adapter.target_modules": "[q],[v],all-linear", "adapter.r": "4,8", "train.optim": "a,b"}
+    )
+    found = [(values["adapter.target_modules"], values["adapter.r"]) for values in probes_of_model(space)]
+    assert found == [(["q"], 4), (["v"], 4), ("all-linear", 4)]
 
 
 def test_how_many_there_are() -> None:
