@@ -350,7 +350,8 @@ def test_wrong_inputs(
         (["--set", "data.source=data/train.jsonl", "--set", "data.validation_fraction=0",
           "--set", "train.eval_strategy=no"],
          "there are no validation rows to compare trials on", "data.validation_fraction=0.1"),
-        (["--space", "adapter.target_modules=[q_proj],[q_prj]"], "adapter.target_modules: 'q_prj' matched no module", "q_proj"),
+        (["--space", "adapter.target_modules=[q_proj],[q_prj]"],
+         "adapter.target_modules: 'q_prj' matched no module", "q_proj"),
     ],
 )  # fmt: skip
 def test_what_only_data_and_model_can_tell(
