@@ -25,6 +25,11 @@ from toolkit.space import Space, as_text, changes, parse_space, size, written
 from toolkit.study import Trial, best_of, is_hopeless, suggest
 
 RECORD = "search.json"
+_OF_A_TRIAL: dict[str, Any] = {
+    "train": {"push_to_hub": None, "do_eval": None, "do_predict": None},
+    "eval": {"before": False, "test": False},
+}
+"""A trial is measured on validation, at its end, and stays here."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +156,10 @@ class _Work:
         """Run a trial to its end, or until it is hopeless."""
         say(f"trial {trial.number}/{self.settings.trials}: {as_text(trial.values)}")
         started, folder = time.monotonic(), folder_of(self.folder, trial.number)
-        own = {"train": {"push_to_hub": None}, "eval": {"before": False, "test": False}}
         watch = _Watch(self, RunFolder(folder))
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "recipe.yaml"
-            self.settings.recipe_of(trial.values).override(**own).dump(file)
+            self.settings.recipe_of(trial.values).override(**_OF_A_TRIAL).dump(file)
             ended = self._command(
                 trial, ["run", str(file), "--output-dir", str(folder), "--resume"], watch.look
             )

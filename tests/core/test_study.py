@@ -77,9 +77,11 @@ def test_what_was_good_is_tried_more(higher: bool) -> None:
 def test_nothing_is_tried_twice_and_all_of_a_small_space_is() -> None:
     space = parse_space({"a": "1..3", "b": "x,y"})
     trials: list[Trial] = []
-    while (values := suggest(space, trials, 7, False)) is not None:
-        trials.append(Trial(len(trials), values, "failed", reason="no matter"))
-    assert len(trials) == 6
+    for number in range(6):
+        values = suggest(space, trials, 7, False)
+        assert values is not None
+        trials.append(Trial(number, values, "failed", reason="no matter"))
+    assert suggest(space, trials, 7, False) is None
     assert {(one.values["a"], one.values["b"]) for one in trials} == {(a, b) for a in (1, 2, 3) for b in "xy"}
 
 
