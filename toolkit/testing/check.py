@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toolkit.discovery import installed
 from toolkit.errors import PluginError, ToolkitError
+from toolkit.notices import say
 from toolkit.recipe import Recipe
 from toolkit.testing.laws import LAWS, Law
 from toolkit.testing.report import Report, Result, Status
@@ -35,9 +36,10 @@ def check_plugin(name: str, recipe: Recipe | str | Path | None = None) -> Report
 
 
 def examine(name: str, recipe: Recipe | str | Path | None = None) -> Report:
-    """As `check_plugin`, but broken laws are just reported."""
+    """As `check_plugin`, but what is broken is only reported."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(name, recipe, Path(folder))
+        say(f"checking {subject.plugin.describe()}")
         results: dict[str, Result] = {}
         for law in LAWS:
             results[law.name] = _judged(law, subject, results)
