@@ -189,9 +189,10 @@ def matches(model: Any, adapter: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         RecipeError: the adapter's settings are wrong.
     """
-    configure(adapter)
+    config = configure(adapter)
     entries = adapter.get("target_modules") or []
-    return [_entry(match.entry, match.names) for match in match_modules(model, entries)] if entries else []
+    found = match_modules(model, entries, config) if entries else []
+    return [_entry(match.entry, match.names) for match in found]
 
 
 def _by_default(adapted: Any) -> list[dict[str, Any]]:

@@ -248,16 +248,26 @@ class Recipe:
         """A recipe with `changes` merged in, level by level; None takes a setting back to its default.
 
         What is said here counts more than the sample's overlay. Text for `model` or `data` names another one, which
-        has no `revision` or `config` yet; the mapping of `columns` stays.
+        has no `revision` or `config` yet; the mapping of `columns` stays. Another `kind` of adapter has none of the
+        settings of the one before.
         """
         changes = {key: self._spelt_out(key, plain(value, key)) for key, value in changes.items()}
         if faults := _modernise(changes, ""):
             raise RecipeError.gather(faults)
-        values = merged(self.as_dict(), changes)
-        if self.sample is not None and "sample" not in changes:
+        before, sample = self.as_dict(), self.sample
+        if self._names_another_kind(changes.get("adapter")):
+            before["adapter"] = None
+            sample = None if sample is None else merged(sample, {"adapter": None})
+        values = merged(before, changes)
+        if sample is not None and "sample" not in changes:
             kept = {key: value for key, value in changes.items() if key not in _SHORTHAND}
-            values["sample"] = _without(self.sample, kept)
+            values["sample"] = _without(sample, kept)
         return self._remade({"name": None, **values})
+
+    def _names_another_kind(self, adapter: Any) -> bool:
+        if not isinstance(adapter, Mapping) or not adapter.get("kind"):
+            return False
+        return bool(adapter["kind"] != (self.adapter or {}).get("kind", "lora"))
 
     def _spelt_out(self, key: str, value: Any) -> Any:
         """A change whose shorthand, where it is one, stands for the settings it changes."""
@@ -321,7 +331,7 @@ class Recipe:
             faults += error.all
         try:
             if self.adapter is not None:
-                configure(self.adapter)
+                configure(self.adapter, self.model.quantization)
         except RecipeError as error:
             faults += error.all
         if faults:

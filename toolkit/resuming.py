@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers.trainer_callback import TrainerCallback
 
 from toolkit import checkpoint
+from toolkit.adalora import Ranks, adalora_of
 from toolkit.errors import CheckpointError
 from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
@@ -35,6 +36,10 @@ class ResumableTrainer(transformers.Trainer):
         self._remember_use_cache(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         self.add_callback(_Resumption(self))
+        adalora = adalora_of(self.model)
+        self._ranks = Ranks(adalora) if adalora is not None else None
+        if self._ranks is not None:
+            self.add_callback(self._ranks)
 
     # ---- resuming ------------------------------------------------------------------------------------------
 
@@ -85,6 +90,8 @@ class ResumableTrainer(transformers.Trainer):
         path = self._resumed_from / checkpoint.RUNNING_LOSS if self._resumed_from else None
         if path is None or not path.is_file():
             return
+        if self._ranks is not None:
+            self._ranks.load(path.parent)
         kept = checkpoint.read_json(path)
         self._tr_loss += kept["since_log"]
         self._globalstep_last_logged = int(kept["logged_step"])
@@ -120,6 +127,8 @@ class ResumableTrainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self._ranks is not None:
+                self._ranks.save(folder)
             checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
             checkpoint.complete(folder)
             if self.args.save_total_limit:
@@ -165,7 +174,8 @@ class ResumableTrainer(transformers.Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if hasattr(model, "save_pretrained"):
-            with quiet(), self._use_cache_as_loaded():
+            in_place = self._ranks.in_place() if self._ranks is not None else contextlib.nullcontext()
+            with quiet(), self._use_cache_as_loaded(), in_place:
                 model.save_pretrained(folder, state_dict=state_dict)
         else:
             weights = state_dict or model.state_dict()

@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,10 +30,11 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from toolkit.adalora import orthogonality
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
-from toolkit.metrics import Sample, Scores
+from toolkit.metrics import SAMPLES, Sample, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
@@ -69,6 +71,7 @@ class Trainer(CompatibleTrainer):
         self._train_order: EpochSampler | None = None
         self._known_lengths: list[float] | None = None
         self._streaming = False
+        self._most_samples = SAMPLES
         self._step: Any = None
         self.samples: list[Sample] = []
         """Of the last evaluation."""
@@ -178,6 +181,7 @@ class Trainer(CompatibleTrainer):
             mean = loss.total / max(int(loss.count), 1)
         else:
             mean = loss.total * self.args.world_size / num_items_in_batch.clamp(min=1)
+        mean = mean + self._penalty() / self.current_gradient_accumulation_steps
         return (mean, loss.outputs) if return_outputs else mean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -198,7 +202,16 @@ class Trainer(CompatibleTrainer):
             model, self._prepare_inputs(inputs), lambda part: self.accelerator.backward(part * share)
         )
         self._note(loss)
+        if self._ranks is not None:
+            self.accelerator.backward(self._penalty())
         return loss.total.detach() * share
+
+    def _penalty(self) -> Any:
+        """What the adapter adds to the loss of a step, where PEFT has not added it to the model's own."""
+        if self._ranks is None:
+            return 0.0
+        by_peft = self._ranks.config.task_type is not None and self._loss is model_loss
+        return 0.0 if by_peft else orthogonality(self._ranks.adalora)
 
     def _note(self, loss: Loss) -> None:
         for name, value in loss.report.items():
@@ -245,7 +258,7 @@ class Trainer(CompatibleTrainer):
 
     def _scores(self, dataloader: DataLoader[Any]) -> Scores:
         assert self._plugins is not None
-        scores = Scores(self._plugins.metrics(self.processing_class))
+        scores = Scores(self._plugins.metrics(self.processing_class), self._most_samples)
         evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
@@ -262,6 +275,15 @@ class Trainer(CompatibleTrainer):
                 first.merge(other)
             scores = first
         return scores
+
+    @contextlib.contextmanager
+    def predicting(self, plugins: Plugins) -> Iterator[None]:
+        """Meanwhile an evaluation keeps a sample of every row, as `plugins` make it."""
+        before, self._plugins, self._most_samples = self._plugins, plugins, sys.maxsize
+        try:
+            yield
+        finally:
+            self._plugins, self._most_samples = before, SAMPLES
 
     def _loss_alone(self, model: Any, batch: Batch) -> Scored:
         return Scored(self._loss(model, batch), batch)
