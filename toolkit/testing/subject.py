@@ -16,6 +16,7 @@ from toolkit.recipe import Recipe
 if TYPE_CHECKING:
     from toolkit.data.splits import Rows
     from toolkit.runs import Run
+    from toolkit.testing.training import Trained
     from toolkit.types import Batch, Row
 
 ROWS, MANY_ROWS = 8, 24
@@ -200,6 +201,13 @@ class Subject:
         from toolkit.testing.training import works_in_float64
 
         return works_in_float64(self)
+
+    @cached_property
+    def trained_at_once(self) -> Trained:
+        """Two steps of four rows each, in one process."""
+        from toolkit.testing.training import trained
+
+        return trained(self, per_device_train_batch_size=4)
 
     @cached_property
     def finished_run(self) -> Run:

@@ -81,9 +81,8 @@ def accumulation_changes_nothing(subject: Subject) -> None:
     _refuse_own_step(subject)
     from toolkit.testing.training import trained
 
-    at_once = trained(subject, per_device_train_batch_size=4)
     by_row = trained(subject, per_device_train_batch_size=1, gradient_accumulation_steps=4)
-    if apart := list(at_once.differences(by_row, subject.tolerance)):
+    if apart := list(subject.trained_at_once.differences(by_row, subject.tolerance)):
         raise PluginError(
             f"after two steps of 1 row x 4, not of 4 rows at once: {'; '.join(apart)}",
             hint="num_targets of a batch must be the sum of its rows', without padding: the core divides by it",
@@ -94,11 +93,9 @@ def ranks_change_nothing(subject: Subject) -> None:
     """Two processes with two rows each change the weights as one with four, and measure the same."""
     subject.asked_for(*_OF_STEPS, "toolkit_evaluate_batch", "toolkit_metrics")
     from toolkit.testing.ranks import trained_by_ranks
-    from toolkit.testing.training import trained
 
-    alone = trained(subject, per_device_train_batch_size=4)
     together = trained_by_ranks(subject, 2, per_device_train_batch_size=2)
-    if apart := list(alone.differences(together, subject.tolerance)):
+    if apart := list(subject.trained_at_once.differences(together, subject.tolerance)):
         raise PluginError(
             f"after two steps of two processes with 2 rows, not of one with 4: {'; '.join(apart)}",
             hint="a toolkit_step of rows with one another has to gather them from all processes, with their gradients",
