@@ -18,6 +18,7 @@ from toolkit.data.splits import Rows
 from toolkit.errors import ModelError, ToolkitError
 from toolkit.execution import Execution
 from toolkit.folder import RunFolder
+from toolkit.metrics import Scores
 from toolkit.modules import match_modules
 from toolkit.opening import open_data, open_model
 from toolkit.plugins import Plugins
@@ -32,13 +33,18 @@ ROWS_TRIED = 20
 
 @dataclass
 class Report:
-    """What was found; each part stays None where a fault kept it from being looked at."""
+    """What was found; each part stays None where a fault kept it from being looked at.
+
+    Attributes:
+        metrics: what is measured by name, and whether larger is better.
+    """
 
     faults: list[ToolkitError] = field(default_factory=list)
     rows: dict[str, Any] | None = None
     columns: dict[str, str] | None = None
     first_row: str | None = None
     facts: Mapping[str, Mapping[str, float]] | None = None
+    metrics: dict[str, bool] | None = None
     adapter: list[dict[str, Any]] | None = None
     parameters: dict[str, int] | None = None
     steps: dict[str, int] | None = None
@@ -124,6 +130,8 @@ class _Look:
         seed = int(self.recipe.train.get("seed", 42))
         bare = self.plugins.with_recipe(self.recipe.override(adapter=None))
         self.model, self.processor = open_model(bare, (None, None), seed)
+        with self.report.collecting():
+            self.report.metrics = Scores(self.plugins.metrics(self.processor)).higher_is_better()
         if self.recipe.adapter is not None:
             self.report.adapter = matches(self.model, self.recipe.adapter)
             if any(fault.message.startswith("adapter.") for fault in self.report.faults):

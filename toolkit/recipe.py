@@ -54,9 +54,11 @@ class EvalSpec:
     `metrics`: of the library `evaluate`, by path, or where `model.trust_remote_code` allows it by name on the hub.
     `early_stopping_patience`: training ends after so many evaluations in a row that were no better than the best
     one, by `train.metric_for_best_model` (`loss` if it says nothing), and the best weights are kept.
+    `test`: false leaves the test rows alone, so that before and after are measured on validation.
     """
 
     before: bool = True
+    test: bool = True
     max_samples: int | None = None
     metrics: list[str] = field(default_factory=list)
     early_stopping_patience: int | None = None

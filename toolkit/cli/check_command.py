@@ -75,6 +75,8 @@ def _matches(adapter: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _of_model(document: dict[str, Any]) -> Iterator[list[str]]:
+    if document["metrics"]:
+        yield ["metrics", ", ".join(document["metrics"])]
     if parameters := document["parameters"]:
         share = 100 * parameters["trainable"] / parameters["total"]
         yield ["parameters", f"{parameters['trainable']:,} of {parameters['total']:,} train ({share:.2f} %)"]
