@@ -21,7 +21,7 @@ from toolkit.discovery import did_you_mean
 from toolkit.environment import environment
 from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError
 from toolkit.folder import SCHEMA, RunFolder
-from toolkit.metrics import Scores
+from toolkit.metrics import SAMPLES, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, show_samples, shown
@@ -66,9 +66,9 @@ class Execution:
             quiet = {"report_to": "none", "eval_strategy": "no", "load_best_model_at_end": False}
             return training_arguments({**train, **quiet}, self.files.path)
         self._check_splits()
-        derived: dict[str, Any] = {}
+        derived: dict[str, Any] = {"logging_dir": str(self.files.logs)}
         if self.recipe.eval.early_stopping_patience is not None:
-            derived = {"metric_for_best_model": "loss", "load_best_model_at_end": True}
+            derived |= {"metric_for_best_model": "loss", "load_best_model_at_end": True}
         best = train.get("metric_for_best_model", derived.get("metric_for_best_model"))
         if best is not None:
             best, known = str(best).removeprefix("eval_"), self._directions()
@@ -88,6 +88,16 @@ class Execution:
     def _check_splits(self) -> None:
         """Refuse what would fail, or do nothing, for want of rows."""
         train = self.recipe.train
+        if train.get("eval_strategy", "no") != "no" and train.get("do_eval") is False:
+            raise RecipeError(
+                f"train.do_eval: false, but train.eval_strategy is '{train['eval_strategy']}'",
+                hint="--set train.eval_strategy=no, or leave do_eval out",
+            )
+        if train.get("do_predict") and not {"test", "validation"} & set(self.splits):
+            raise RecipeError(
+                "train.do_predict: there are no test and no validation rows to predict",
+                hint="leave it out, or --set data.validation_fraction=0.1",
+            )
         if train.get("eval_strategy", "no") != "no" and "validation" not in self.splits:
             raise RecipeError(
                 f"train.eval_strategy: '{train['eval_strategy']}', but there are no validation rows",
@@ -126,7 +136,7 @@ class Execution:
                 eval_dataset=self.rows.get("validation"),
                 processing_class=self.processor,
                 callbacks=callbacks,
-                plugins=self.plugins,
+                plugins=self.plugins.with_recipe(self.recipe.override(train={"do_predict": None})),
                 quarantine=self.quarantine,
                 on_work=self.progress.count,
                 interrupted=self.signals.poll,
@@ -155,14 +165,18 @@ class Execution:
         return next((split for split in ("test", "validation") if split in self.rows), None)
 
     def carry_out(self, going_on: bool) -> None:
-        """Train from the start, or from the newest complete checkpoint, and write every artifact."""
+        """Train from the start, or from the newest complete checkpoint, and write every artifact.
+
+        `do_train` and `do_eval` are true unless the recipe says otherwise.
+        """
         self.signals.poll()
         started_from = self._go_back_to_checkpoint() if going_on else None
         self._resumed_step = checkpoint.step_of(started_from) if started_from else None
         before = self._before()
         set_seed(self.arguments.seed)
         self._started = time.monotonic()
-        self.trainer.train(str(started_from) if started_from else None)
+        if self.recipe.train.get("do_train", True):
+            self.trainer.train(str(started_from) if started_from else None)
         self.signals.poll()
         seconds = time.monotonic() - self._started
         self.trainer.save_model(str(self.files.model))
@@ -253,7 +267,7 @@ class Execution:
         return self.files.measured(0, self.measured_split) if self.measured_split else None
 
     def _before(self) -> dict[str, float]:
-        if not self.recipe.eval.before or self.measured_split is None:
+        if not self.recipe.eval.before or not self._measures or self.measured_split is None:
             return {}
         if self._resumed_step is not None and (known := self._known_before()) is not None:
             return known
@@ -262,17 +276,34 @@ class Execution:
         show_samples(self.files.sampled(0, self.measured_split))
         return metrics
 
+    @property
+    def _measures(self) -> bool:
+        return bool(self.recipe.train.get("do_eval", True))
+
     def _after(self) -> dict[str, float]:
         """The final model's metrics; what training has measured of these rows and weights is not measured again."""
-        if self.measured_split is None:
+        predicts = self.recipe.train.get("do_predict", False)
+        if self.measured_split is None or not (self._measures or predicts):
             return {}
         state = self.trainer.state
         best = self.arguments.load_best_model_at_end and state.best_model_checkpoint is not None
         step = state.best_global_step if best else state.global_step
-        known = self.files.measured(step, self.measured_split)
-        metrics = known if known is not None else self.evaluate(self.measured_split)
+        metrics = None if predicts else self.files.measured(step, self.measured_split)
+        if metrics is None:
+            metrics = self._predict(self.measured_split) if predicts else self.evaluate(self.measured_split)
+        if not self._measures:
+            return {}
         say(f"after   {self.measured_split}: {shown(metrics)}")
         show_samples(self.files.sampled(step, self.measured_split))
+        return metrics
+
+    def _predict(self, split: str) -> dict[str, float]:
+        """Metrics of one split, and what the model makes of each of its rows in `predictions.jsonl`."""
+        with self.trainer.predicting(self.plugins):
+            metrics = self.evaluate(split)
+        self.files.write_predictions(self.trainer.samples)
+        if not self.trainer.samples:
+            say("train.do_predict: the plugins give no predictions that could be written down")
         return metrics
 
     def evaluate(self, split: str) -> dict[str, float]:
@@ -353,7 +384,7 @@ class _SamplesFile(TrainerCallback):
         if not state.is_world_process_zero:
             return
         split = _PREFIXES[_prefix_of(metrics)]
-        for sample in self.trainer.samples:
+        for sample in self.trainer.samples[:SAMPLES]:
             self.files.add_sample(state.global_step, split, sample)
         if self.trainer.is_in_train:
             show_samples(self.trainer.samples)

@@ -149,10 +149,14 @@ class _Merging:
 
     def _save_merged(self, folder: Path) -> None:
         model, _ = open_trained(self.plugins, self.files, full_precision=True)
+        if model.active_peft_config.is_prompt_learning:
+            raise CheckpointError(
+                "the adapter is virtual tokens, which no weights can hold", hint="export it without --merge"
+            )
         try:
             with quiet():
                 model.merge_and_unload(safe_merge=True).save_pretrained(folder)
-        except ValueError as error:  # PEFT finds NaN in a weight
+        except (ValueError, NotImplementedError) as error:  # NaN in a weight, or a kind that cannot be merged
             raise CheckpointError(
                 f"the adapter cannot be merged: {error}", hint="export it without --merge"
             ) from error

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.predictions = path / "predictions.jsonl"
+        self.logs = path / "logs"
         self.quarantine = path / "quarantine.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
@@ -84,7 +86,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run that came to nothing has left."""
-        for place in (self.summary, self.metrics, self.samples, self.quarantine):
+        for place in (self.summary, self.metrics, self.samples, self.predictions, self.quarantine):
             place.unlink(missing_ok=True)
 
     @contextmanager
@@ -135,7 +137,8 @@ class RunFolder:
         """What there is, by name, relative to the folder."""
         places = {
             "recipe": self.recipe, "environment": self.environment, "metrics": self.metrics, "samples": self.samples,
-            "checkpoints": self.checkpoints, "model": self.model, "quarantine": self.quarantine,
+            "predictions": self.predictions, "checkpoints": self.checkpoints, "model": self.model,
+            "quarantine": self.quarantine, "logs": self.logs,
         }  # fmt: skip
         return {name: str(place.relative_to(self.path)) for name, place in places.items() if place.exists()}
 
@@ -157,8 +160,18 @@ class RunFolder:
                 return {name: value for name, value in line.items() if name not in ("step", "split", "epoch")}
         return None
 
+    def validation_lines(self) -> list[dict[str, Any]]:
+        """What was measured on validation so far, in order."""
+        return [line for line in _lines(self.metrics) if line["split"] == "validation"]
+
     def add_sample(self, step: int, split: str, sample: Sample) -> None:
         _append(self.samples, {"step": step, "split": split, **finite(dataclasses.asdict(sample))})
+
+    def write_predictions(self, predictions: Sequence[Sample]) -> None:
+        lines = (
+            json.dumps(finite(dataclasses.asdict(one)), ensure_ascii=False) + "\n" for one in predictions
+        )
+        self.predictions.write_text("".join(lines), encoding="utf-8")
 
     def sampled(self, step: int, split: str) -> list[Sample]:
         """The samples of an evaluation as they were written."""

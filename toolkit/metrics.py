@@ -135,22 +135,22 @@ class Sample:
 
 
 class Scores:
-    """The metrics of one evaluation, with the rows they have seen, the first few as samples."""
+    """The metrics of one evaluation, with the rows they have seen, the first `most` of them as samples."""
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
+    def __init__(self, metrics: Sequence[Metric], most: int = SAMPLES) -> None:
         self.metrics = [LossMetric(), *metrics]
-        self.rows = 0
+        self.rows, self.most = 0, most
         self.samples: list[Sample] = []
 
     def update(self, scored: Scored) -> None:
         self.rows += len(scored.batch["row_id"])
-        self.samples += islice(_samples(scored), SAMPLES - len(self.samples))
+        self.samples += islice(_samples(scored), self.most - len(self.samples))
         for metric in self.metrics:
             metric.update(scored)
 
     def merge(self, other: Self) -> None:
         self.rows += other.rows
-        self.samples = sorted([*self.samples, *other.samples], key=lambda one: one.row_id)[:SAMPLES]
+        self.samples = sorted([*self.samples, *other.samples], key=lambda one: one.row_id)[: self.most]
         for mine, theirs in zip(self.metrics, other.metrics, strict=True):
             mine.merge(theirs)
 

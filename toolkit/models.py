@@ -6,9 +6,8 @@ import dataclasses
 import json
 import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ _log = logging.getLogger(__name__)
 def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> Any:
     """The model that `spec` describes.
 
-    The folder of an adapter gives its base model with the adapter on it, ready to be trained further.
+    The folder of an adapter gives its base model with the adapter on it, ready to be trained further, and with the
+    generation settings that are kept beside the adapter.
 
         load_model("openai/whisper-small", load_in_4bit=True)
         load_model(recipe.model, WhisperForConditionalGeneration)
@@ -51,7 +51,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         quiet(),
         _explained(f"the model {place} cannot be loaded", "see that its files are whole and of one model"),
     ):
-        facts = _json(place, "config.json", spec.revision)
+        facts = json_of(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
         cls = _of_several(cls, facts) or _named_class(place, facts, spec)
@@ -160,7 +160,7 @@ def _dtype(spec: ModelSpec, facts: Mapping[str, Any]) -> Any:
 # ---- what is there -------------------------------------------------------------------------------------
 
 
-def _json(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
+def json_of(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
     """A JSON file of the model, or None where it has none."""
     path = _file(place, name, revision)
     if path is None:
@@ -175,8 +175,8 @@ def _json(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
 
 
 def _file(place: str, name: str, revision: str | None) -> Path | None:
-    """A file of a folder or of the hub, or None where it has none."""
-    from huggingface_hub import hf_hub_download
+    """A file of a folder or of the hub, or None where it has none, or had none when it was last asked."""
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if Path(place).is_dir():
@@ -185,9 +185,24 @@ def _file(place: str, name: str, revision: str | None) -> Path | None:
     try:
         return Path(hf_hub_download(place, name, revision=revision))
     except LocalEntryNotFoundError:
+        if try_to_load_from_cache(place, name, revision=revision) is _CACHED_NO_EXIST:
+            return None
         raise
     except EntryNotFoundError:
         return None
+
+
+def weight_files(name: str, revision: str | None = None) -> list[Path]:
+    """The files in safetensors that hold a model's weights; none where there are none.
+
+    Args:
+        name: a folder, or a name on the hub.
+    """
+    if not name:
+        return []
+    index = json_of(name, "model.safetensors.index.json", revision)
+    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    return [path for one in names if (path := _file(name, one, revision)) is not None]
 
 
 def _holds(place: str) -> str:
@@ -326,7 +341,7 @@ def _special(tokenizer: Any) -> set[str]:
 def _untrained(cls: Any, place: str, spec: ModelSpec, load: Mapping[str, Any]) -> Any:
     """Random weights, from torch's global generator."""
     import torch
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     known = getattr(cls, "config_class", None) or AutoConfig
     remote = {"trust_remote_code": spec.trust_remote_code} if known is AutoConfig else {}
@@ -335,9 +350,16 @@ def _untrained(cls: Any, place: str, spec: ModelSpec, load: Mapping[str, Any]) -
     dtype = torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
     make = cls.from_config if known is AutoConfig else cls._from_config
     model = make(config, dtype=dtype, **remote, **load).eval()
-    if model.can_generate() and _file(place, "generation_config.json", spec.revision):
-        model.generation_config = GenerationConfig.from_pretrained(place, revision=spec.revision)
+    _set_generation(model, place, spec.revision)
     return model
+
+
+def _set_generation(model: Any, place: str, revision: str | None) -> None:
+    """Have the model generate as the settings in `place` say, where there are any."""
+    from transformers import GenerationConfig
+
+    if model.can_generate() and _file(place, "generation_config.json", revision):
+        model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
 
 
 def _is_bare_adapter(place: str) -> bool:
@@ -349,7 +371,7 @@ def _is_bare_adapter(place: str) -> bool:
 
 def _base_of(place: str, spec: ModelSpec) -> ModelSpec | None:
     """The model that an adapter was trained on, or None where there is no adapter."""
-    adapter = _json(place, _ADAPTER, spec.revision)
+    adapter = json_of(place, _ADAPTER, spec.revision)
     if adapter is None:
         return None
     if not adapter.get("base_model_name_or_path"):
@@ -374,14 +396,15 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
         raise ModelError(
             f"{place} has no config.json{_holds(place)}", hint="name a folder that `save_pretrained` wrote"
         )
-    from peft import PeftModel
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from toolkit.adapters import load_adapter
 
     _check_format(place, "adapter_model")
     model = load_model(base, cls, **load)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
-        return PeftModel.from_pretrained(model, place, revision=spec.revision, is_trainable=True)
+    with suppress(LocalEntryNotFoundError):  # offline, where they were not downloaded with the adapter
+        _set_generation(model, place, spec.revision)
+    return load_adapter(model, place, spec.revision, to_train=True)
 
 
 # ---- errors and noise ----------------------------------------------------------------------------------

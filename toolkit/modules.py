@@ -12,10 +12,12 @@ from typing import Any
 import peft
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.errors import RecipeError
+from toolkit.notices import say_once
 from toolkit.structure import show
 
 Modules = dict[str, nn.Module]
@@ -35,8 +37,8 @@ class Match:
     names: tuple[str, ...]
 
 
-def match_modules(model: nn.Module, target_modules: str | Iterable[str]) -> list[Match]:
-    """The modules that each entry stands for, of those that LoRA can adapt.
+def match_modules(model: nn.Module, target_modules: str | Iterable[str], config: Any = None) -> list[Match]:
+    """The modules that each entry stands for, of those that LoRA, or the config's kind of adapter, can adapt.
 
     Args:
         target_modules: a list of names, suffixes ('self_attn.q_proj') and globs ('layers.*.fc1', where `*` stays
@@ -45,7 +47,7 @@ def match_modules(model: nn.Module, target_modules: str | Iterable[str]) -> list
     Raises:
         RecipeError: the text is no regular expression.
     """
-    return _Choice(model).matches("target_modules", target_modules)
+    return _Choice(model, config).matches("target_modules", target_modules)
 
 
 def expand(model: nn.Module, config: Any) -> Any:
@@ -60,7 +62,7 @@ def expand(model: nn.Module, config: Any) -> Any:
     given = _targets(model, config)
     if not given:
         return config
-    choice = _Choice(model, getattr(config, "layer_replication", None))
+    choice = _Choice(model, config)
     saved = getattr(config, "modules_to_save", None) or []
     chosen, faults = choice.names("target_modules", given)
     excluded, more = choice.names("exclude_modules", getattr(config, "exclude_modules", None) or [])
@@ -102,13 +104,15 @@ def _targets(model: nn.Module, config: Any) -> Any:
 class _Choice:
     """The modules of a model, by the names they have once PEFT has repeated its layers, to choose from."""
 
-    def __init__(self, model: nn.Module, replication: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, model: nn.Module, config: Any = None) -> None:
         self.model = model
         self.owner = type(model).__name__
         self.modules = _replicated(
-            {name: module for name, module in model.named_modules() if name}, replication
+            {name: module for name, module in model.named_modules() if name},
+            getattr(config, "layer_replication", None),
         )
-        self.known = {name: module for name, module in self.modules.items() if _adaptable(module)}
+        adaptable = _is_norm if isinstance(config, peft.LNTuningConfig) else _adaptable
+        self.known = {name: module for name, module in self.modules.items() if adaptable(module)}
 
     def matches(self, key: str, entries: Any) -> list[Match]:
         if not isinstance(entries, str):
@@ -148,13 +152,18 @@ class _Choice:
         hint = (
             f"name layers in them: {some(map(_general, inside))}"
             if inside
-            else "name linear, convolution or embedding layers"
+            else f"name some of: {last_parts(self.known)}"
         )
-        return RecipeError(f"adapter.{key}: '{entry}' matched only what LoRA cannot adapt ({kinds})", hint)
+        return RecipeError(f"adapter.{key}: '{entry}' matched only what cannot be adapted ({kinds})", hint)
 
     def unsaved(self, saved: Sequence[str]) -> list[RecipeError]:
         """A fault for each entry of `modules_to_save` that is not there."""
         missing = [one for one in saved if not any(f".{name}".endswith(f".{one}") for name in self.modules)]
+        for head in [
+            one for one in missing if one in SEQ_CLS_HEAD_NAMES
+        ]:  # PEFT tries each on any classifier
+            say_once(f"adapter.modules_to_save: {self.owner} has no '{head}'")
+            missing.remove(head)
         message = "adapter.modules_to_save: '{}' matched no module of " + self.owner
         return [RecipeError(message.format(one), hint=_names_hint(one, self.modules)) for one in missing]
 
@@ -175,6 +184,10 @@ def _replicated(modules: Modules, replication: Sequence[Sequence[int]] | None) -
 def _adaptable(module: nn.Module) -> bool:
     """Whether PEFT's LoRA knows the layer; quantized ones are told by the names of their classes, as PEFT does."""
     return isinstance(module, _LAYERS) or type(module).__name__.split("_")[0].endswith("Linear")
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
 
 
 def glob(entry: str) -> re.Pattern[str]:
@@ -214,6 +227,18 @@ def _in_layers(names: list[str], config: Any) -> tuple[list[str], list[RecipeErr
     )
     faults = [RecipeError(message.format(layer), hint) for layer in wanted if layer not in there]
     return [name for name in names if layers[name] in wanted], faults
+
+
+def within_layers(names: list[str], config: Any) -> set[str]:
+    """Those of the names that are within the config's `layers_to_transform`.
+
+    Raises:
+        RecipeError: a layer holds none.
+    """
+    chosen, faults = _in_layers(names, config)
+    if faults:
+        raise RecipeError.gather(faults)
+    return set(chosen)
 
 
 def _span(layers: list[int]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from toolkit.adapters import adapt
+from toolkit.adapters import adapt, load_adapter
 from toolkit.base_model import as_begun
 from toolkit.data.columns import name_columns
 from toolkit.data.sources import data_from_objects, open_splits
@@ -50,6 +49,8 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
         splits = with_validation(splits, recipe.data.validation_fraction, seed, together)
     elif list(splits) == ["train"]:
         splits = {"test": splits["train"]}
+    if not recipe.eval.test:
+        splits = {name: rows for name, rows in splits.items() if name != "test"}
     splits = limited(splits, recipe.data.limit)
     measured = {name: rows for name, rows in splits.items() if name != "train"}
     return {**splits, **limited(measured, recipe.eval.max_samples, "eval.max_samples")}
@@ -95,17 +96,13 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
     model, processor = plugins.with_recipe(plugins.recipe.override(model=changes)).model()()
     if isinstance(model, PeftModel):  # of an adapter that was trained further, whose newer weights come now
         model = model.unload()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what transformers renamed
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # that of the unloaded one
-        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
-        try:
-            return PeftModel.from_pretrained(model, files.model).eval(), processor
-        except (UserWarning, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"the adapter in {files.model} is damaged or incomplete",
-                hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",
-            ) from error
+    try:
+        return load_adapter(model, files.model).eval(), processor
+    except (UserWarning, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the adapter in {files.model} is damaged or incomplete",
+            hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",
+        ) from error
 
 
 def open_saved(plugins: Plugins, folder: Path) -> tuple[Any, Any]:

@@ -54,9 +54,11 @@ class EvalSpec:
     `metrics`: of the library `evaluate`, by path, or where `model.trust_remote_code` allows it by name on the hub.
     `early_stopping_patience`: training ends after so many evaluations in a row that were no better than the best
     one, by `train.metric_for_best_model` (`loss` if it says nothing), and the best weights are kept.
+    `test`: false leaves the test rows alone, so that before and after are measured on validation.
     """
 
     before: bool = True
+    test: bool = True
     max_samples: int | None = None
     metrics: list[str] = field(default_factory=list)
     early_stopping_patience: int | None = None
@@ -248,16 +250,26 @@ class Recipe:
         """A recipe with `changes` merged in, level by level; None takes a setting back to its default.
 
         What is said here counts more than the sample's overlay. Text for `model` or `data` names another one, which
-        has no `revision` or `config` yet; the mapping of `columns` stays.
+        has no `revision` or `config` yet; the mapping of `columns` stays. Another `kind` of adapter has none of the
+        settings of the one before.
         """
         changes = {key: self._spelt_out(key, plain(value, key)) for key, value in changes.items()}
         if faults := _modernise(changes, ""):
             raise RecipeError.gather(faults)
-        values = merged(self.as_dict(), changes)
-        if self.sample is not None and "sample" not in changes:
+        before, sample = self.as_dict(), self.sample
+        if self._names_another_kind(changes.get("adapter")):
+            before["adapter"] = None
+            sample = None if sample is None else merged(sample, {"adapter": None})
+        values = merged(before, changes)
+        if sample is not None and "sample" not in changes:
             kept = {key: value for key, value in changes.items() if key not in _SHORTHAND}
-            values["sample"] = _without(self.sample, kept)
+            values["sample"] = _without(sample, kept)
         return self._remade({"name": None, **values})
+
+    def _names_another_kind(self, adapter: Any) -> bool:
+        if not isinstance(adapter, Mapping) or not adapter.get("kind"):
+            return False
+        return bool(adapter["kind"] != (self.adapter or {}).get("kind", "lora"))
 
     def _spelt_out(self, key: str, value: Any) -> Any:
         """A change whose shorthand, where it is one, stands for the settings it changes."""
@@ -297,9 +309,11 @@ class Recipe:
         same = (made.plugins, made.sections) == (self.plugins, self.sections)
         return made.with_settings(self._settings if same else {})
 
-    def validate(self) -> None:
+    def validate(self, *, own_adapter: bool = False) -> None:
         """Check all values. `train`, `adapter` and `eval.metrics` need the real classes, which are slow to import.
 
+        Args:
+            own_adapter: a plugin makes the adapter, and knows what its settings are.
         Raises:
             RecipeError: unknown keys, values of the wrong type or out of range, all together.
         """
@@ -320,8 +334,8 @@ class Recipe:
         except RecipeError as error:
             faults += error.all
         try:
-            if self.adapter is not None:
-                configure(self.adapter)
+            if self.adapter is not None and not own_adapter:
+                configure(self.adapter, self.model.quantization)
         except RecipeError as error:
             faults += error.all
         if faults:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers.trainer_callback import TrainerCallback
 
 from toolkit import checkpoint
+from toolkit.adalora import Ranks, adalora_of
 from toolkit.errors import CheckpointError
 from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
@@ -36,6 +37,10 @@ class ResumableTrainer(transformers.Trainer):
         self._remember_use_cache(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         self.add_callback(_Resumption(self))
+        adalora = adalora_of(self.model)
+        self._ranks = Ranks(adalora) if adalora is not None else None
+        if self._ranks is not None:
+            self.add_callback(self._ranks)
 
     # ---- resuming ------------------------------------------------------------------------------------------
 
@@ -86,6 +91,8 @@ class ResumableTrainer(transformers.Trainer):
         path = self._resumed_from / checkpoint.RUNNING_LOSS if self._resumed_from else None
         if path is None or not path.is_file():
             return
+        if self._ranks is not None:
+            self._ranks.load(path.parent)
         kept = checkpoint.read_json(path)
         self._tr_loss += kept["since_log"]
         self._globalstep_last_logged = int(kept["logged_step"])
@@ -123,6 +130,8 @@ class ResumableTrainer(transformers.Trainer):
         self._saving_checkpoint = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self._ranks is not None:
+                self._ranks.save(folder)
             checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
             checkpoint.complete(folder)
             if self.args.save_total_limit:
@@ -171,7 +180,8 @@ class ResumableTrainer(transformers.Trainer):
             # Upstream resumes by the names that weights have in memory, and saves those of older releases, which for
             # some architectures differ: such weights would silently be random again.
             names = {"save_original_format": False} if self._saving_checkpoint else {}
-            with quiet(), self._use_cache_as_loaded():
+            in_place = self._ranks.in_place() if self._ranks is not None else contextlib.nullcontext()
+            with quiet(), self._use_cache_as_loaded(), in_place:
                 model.save_pretrained(folder, state_dict=state_dict, **names)
         else:
             weights = state_dict or model.state_dict()

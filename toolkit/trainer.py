@@ -5,7 +5,7 @@ for each epoch:                                   order of rows: (seed, epoch)
         batches = next micro-batches              toolkit_prepare, toolkit_augment, toolkit_collator, in workers
         targets = sum of num_targets              over micro-batches and ranks, before any forward
         for each micro-batch:
-            loss = toolkit_loss(model, batch)     a sum, in nats
+            loss = toolkit_loss(model, batch)     a sum, in nats; toolkit_wrap_loss
             backward(loss.total x ranks / targets)
             or toolkit_step(model, batch, backward) does both
         optimizer step
@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,10 +30,11 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from toolkit.adalora import orthogonality
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
-from toolkit.metrics import Sample, Scores
+from toolkit.metrics import SAMPLES, Sample, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
@@ -69,13 +71,16 @@ class Trainer(CompatibleTrainer):
         self._train_order: EpochSampler | None = None
         self._known_lengths: list[float] | None = None
         self._streaming = False
+        self._most_samples = SAMPLES
         self._step: Any = None
         self.samples: list[Sample] = []
         """Of the last evaluation."""
         if plugins is not None:
             processor = kwargs.get("processing_class")
             kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
-            self._loss = plugins.loss() or model_loss
+            self._loss = self._training_loss = plugins.loss() or model_loss
+            for wrap in plugins.wrap_loss():
+                self._training_loss = wrap(self._training_loss)
             self._step = plugins.step()
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
@@ -171,13 +176,14 @@ class Trainer(CompatibleTrainer):
             ) or self.compute_loss_func is not None
         if self._plugins is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = self._loss(model, inputs)
+        loss = self._training_loss(model, inputs)
         self._note(loss)
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
         if num_items_in_batch is None:
             mean = loss.total / max(int(loss.count), 1)
         else:
             mean = loss.total * self.args.world_size / num_items_in_batch.clamp(min=1)
+        mean = mean + self._penalty() / self.current_gradient_accumulation_steps
         return (mean, loss.outputs) if return_outputs else mean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -198,7 +204,16 @@ class Trainer(CompatibleTrainer):
             model, self._prepare_inputs(inputs), lambda part: self.accelerator.backward(part * share)
         )
         self._note(loss)
+        if self._ranks is not None:
+            self.accelerator.backward(self._penalty())
         return loss.total.detach() * share
+
+    def _penalty(self) -> Any:
+        """What the adapter adds to the loss of a step, where PEFT has not added it to the model's own."""
+        if self._ranks is None:
+            return 0.0
+        by_peft = self._ranks.config.task_type is not None and self._loss is model_loss
+        return 0.0 if by_peft else orthogonality(self._ranks.adalora)
 
     def _note(self, loss: Loss) -> None:
         for name, value in loss.report.items():
@@ -246,7 +261,7 @@ class Trainer(CompatibleTrainer):
     def _scores(self, dataloader: DataLoader[Any]) -> Scores:
         assert self._plugins is not None
         evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
-        scores = Scores(self._plugins.metrics(self.processing_class))
+        scores = Scores(self._plugins.metrics(self.processing_class), self._most_samples)
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         for batch in dataloader:
@@ -262,6 +277,15 @@ class Trainer(CompatibleTrainer):
                 first.merge(other)
             scores = first
         return scores
+
+    @contextlib.contextmanager
+    def predicting(self, plugins: Plugins) -> Iterator[None]:
+        """Meanwhile an evaluation keeps a sample of every row, as `plugins` make it."""
+        before, self._plugins, self._most_samples = self._plugins, plugins, sys.maxsize
+        try:
+            yield
+        finally:
+            self._plugins, self._most_samples = before, SAMPLES
 
     def _loss_alone(self, model: Any, batch: Batch) -> Scored:
         return Scored(self._loss(model, batch), batch)

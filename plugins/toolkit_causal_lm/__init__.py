@@ -21,7 +21,7 @@ def toolkit_settings() -> type:
 
 @hookimpl
 def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
-    return faults(recipe.settings(CausalLMSettings))
+    return faults(recipe.settings(CausalLMSettings), recipe.adapter)
 
 
 @hookimpl
@@ -96,7 +96,8 @@ def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Bat
     from toolkit_causal_lm.scoring import Evaluate
 
     settings = recipe.settings(CausalLMSettings)
-    return Evaluate(processor, settings, every_row=settings.exact_match or bool(recipe.eval.metrics))
+    needs_all = settings.exact_match or recipe.eval.metrics or recipe.train.get("do_predict")
+    return Evaluate(processor, settings, every_row=bool(needs_all))
 
 
 @hookimpl

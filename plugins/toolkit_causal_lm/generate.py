@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +32,11 @@ def generate(
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in kept])
     config = generation_settings(model.generation_config, settings)
     config.max_new_tokens, config.eos_token_id = new, ends(config, tokenizer)
-    written = model.generate(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Position ids are not supported")  # beside virtual tokens
+        written = model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
     return [_text(tokenizer, row[width:].tolist(), {*config.eos_token_id}) for row in written]
 
 

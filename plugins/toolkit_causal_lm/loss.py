@@ -26,8 +26,11 @@ def forward(model: Any, batch: Batch) -> Any:
 
 
 def foretold(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (targets, vocabulary), float32 or wider, and targets (targets,): each token by the one before it."""
+    """Logits (targets, vocabulary), float32 or wider, and targets (targets,): each token by the one before it.
+
+    The model's may begin with those of an adapter's virtual tokens.
+    """
     targets = batch["labels"][:, 1:]
     counts = targets != IGNORED
-    logits = outputs.logits[:, :-1][counts]
+    logits = outputs.logits[:, -targets.shape[1] - 1 : -1][counts]
     return logits.float() if logits.itemsize < 4 else logits, targets[counts]

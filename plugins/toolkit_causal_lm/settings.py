@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit import RecipeError
 
@@ -39,8 +40,15 @@ class CausalLMSettings:
     temperature: float = 0.0
 
 
-def faults(settings: CausalLMSettings) -> list[RecipeError]:
-    """What can be known to be wrong without the model."""
+_VIRTUAL_TOKENS = ("prompt", "prompt_tuning", "p_tuning", "prefix", "prefix_tuning", "cartridge")
+
+
+def faults(settings: CausalLMSettings, adapter: Mapping[str, Any] | None = None) -> list[RecipeError]:
+    """What can be known to be wrong without the model.
+
+    Args:
+        adapter: the recipe's.
+    """
     least = {"max_length": 2, "max_new_tokens": 1, "num_beams": 1, "temperature": 0}
     found = [
         RecipeError(
@@ -55,6 +63,13 @@ def faults(settings: CausalLMSettings) -> list[RecipeError]:
             RecipeError(
                 f"causal-lm.temperature: {settings.temperature:g} with num_beams {settings.num_beams}",
                 hint="follow up several texts, or draw one: leave one of the two out",
+            )
+        )
+    if settings.packing and (adapter or {}).get("kind") in _VIRTUAL_TOKENS:
+        found.append(
+            RecipeError(
+                "causal-lm.packing: an adapter's virtual tokens stand before a sequence, not before each row in it",
+                hint="leave packing out, or choose an adapter such as lora",
             )
         )
     return found

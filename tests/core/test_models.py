@@ -23,6 +23,7 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPVisionModel,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -263,6 +264,21 @@ def test_adapter_is_loaded_on_its_base_and_trains(cls: Any, adapter: Path, saved
         "lora_A",
         "lora_B",
     }
+
+
+def test_adapter_brings_its_generation_settings(adapter: Path) -> None:
+    """As a Whisper's language, or where the turns of a chat end."""
+    assert load_model(adapter).generation_config.max_length != 7
+    GenerationConfig(max_length=7).save_pretrained(adapter)
+    assert load_model(adapter).generation_config.max_length == 7
+
+
+def test_adapter_of_the_hub_that_was_fetched_without_them(hub: Path, adapter: Path) -> None:
+    (hub.parents[1] / ".no_exist" / hub.name / "config.json").touch()
+    shutil.rmtree(hub)
+    shutil.copytree(adapter, hub)
+    (hub.parents[1] / ".no_exist" / hub.name / "adapter_config.json").unlink()
+    assert torch.equal(load_model("org/tiny").eval()(IDS).logits, load_model(adapter).eval()(IDS).logits)
 
 
 def test_adapter_without_its_base(adapter: Path) -> None:

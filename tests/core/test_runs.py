@@ -52,6 +52,25 @@ def test_a_run_is_a_folder_that_says_everything(tiny_recipe: Recipe, in_tmp: Pat
     assert Path("first/model/README.md").read_text().count(f"{summary['after']['loss']:.4f}") == 1
 
 
+def test_test_rows_can_be_left_alone(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    """Before and after are then of validation; what is measured later is a setting, either way."""
+    result = run(tiny_recipe.override(eval={"test": False}), "first", data=SPLITS)
+    assert result.summary["rows"] == {"train": 20, "validation": 5, "test": 0, "quarantined": 0}
+    assert {line["split"] for line in lines(Path("first"))} == {"train", "validation"}
+    assert result.evaluate() == {
+        "split": "validation",
+        "rows": 5,
+        "metrics": pytest.approx(result.summary["after"]),
+    }
+    tested = result.evaluate(settings={"eval": {"test": True}})
+    assert (tested["split"], tested["rows"]) == ("test", 6)
+    assert tested["metrics"] != result.evaluate()["metrics"]
+    assert result.evaluate(SPLITS["test"]) == tested
+    usual = run(tiny_recipe, "second", data=SPLITS)
+    assert usual.evaluate(settings={"eval": {"test": False}})["split"] == "validation"
+    assert usual.summary["after"] == pytest.approx(tested["metrics"])
+
+
 def test_metrics_are_lines_by_step_and_split(tiny_recipe: Recipe, in_tmp: Path) -> None:
     run(tiny_recipe.override(train={"eval_strategy": "epoch"}), "first", data=SPLITS)
     found = [(line["step"], line["split"]) for line in lines(Path("first"))]
@@ -367,3 +386,96 @@ def test_each_evaluation_begins_anew(tiny_recipe: Recipe, install: Install, in_t
     )
     summary = run(recipe, "first", data=SPLITS).summary
     assert summary["before"]["loss"] == summary["after"]["loss"] == 2.0  # the mean of 1, 2 and 3
+
+
+# ---- do_train, do_eval, do_predict ---------------------------------------------------------------------------
+
+
+def test_do_train_false_measures_and_saves_what_is_there(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    result = run(tiny_recipe.override(train={"do_train": False}), "first", data=SPLITS)
+    assert result.summary["status"] == "finished"
+    assert (result.summary["train"]["steps"], result.summary["train"]["loss"]) == (0, None)
+    assert (
+        result.summary["before"]
+        == result.summary["after"]
+        == load_run("first").evaluate(data=SPLITS)["metrics"]
+    )
+    assert [line["split"] for line in lines(result.folder)] == ["test"]
+
+
+def test_do_eval_false_measures_nothing(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    result = run(tiny_recipe.override(train={"do_eval": False}), "first", data=SPLITS)
+    assert result.summary["before"] == result.summary["after"] == {}
+    assert {line["split"] for line in lines(result.folder)} == {"train"}
+    assert load_run("first").evaluate(data=SPLITS)["rows"] == 6
+    with pytest.raises(RecipeError, match=r"train\.do_eval: false, but train\.eval_strategy is 'epoch'"):
+        run(tiny_recipe.override(train={"do_eval": False, "eval_strategy": "epoch"}), "second", data=SPLITS)
+
+
+READABLE = '''
+"""Says of each row which token it takes for the likeliest after the first."""
+from toolkit import Scored, hookimpl
+
+@hookimpl
+def toolkit_evaluate_batch(recipe):
+    from toolkit_tiny import toolkit_loss
+    loss = toolkit_loss()
+    def evaluate(model, batch):
+        found = loss(model, batch)
+        told = found.outputs[:, 0].argmax(-1).tolist()
+        return Scored(found, batch, predictions=told, references=batch["input_ids"][:, 1].tolist())
+    return evaluate
+'''
+
+
+@pytest.mark.parametrize("do_eval", [True, False])
+def test_do_predict_writes_what_the_model_makes_of_each_row(
+    do_eval: bool, tiny_recipe: Recipe, install: Install, in_tmp: Path
+) -> None:
+    install(
+        "toolkit-readable", plugins={"readable": "toolkit_readable"}, modules={"toolkit_readable": READABLE}
+    )
+    train = {"do_predict": True, "do_eval": do_eval}
+    result = run(tiny_recipe.override(plugins=["tiny", "readable"], train=train), "first", data=SPLITS)
+    written = [json.loads(line) for line in Path("first/predictions.jsonl").read_text().splitlines()]
+    assert [one["row_id"] for one in written] == list(range(6))
+    assert [one["reference"] for one in written] == [row["ids"][1] for row in SPLITS["test"]]
+    for one, row in zip(written, SPLITS["test"], strict=True):
+        with torch.no_grad():
+            logits = result.model.eval()(input_ids=torch.tensor([row["ids"][:1]])).logits
+        assert one["prediction"] == int(logits[0, 0].argmax())
+    assert result.summary["artifacts"]["predictions"] == "predictions.jsonl"
+    assert bool(result.summary["after"]) == do_eval
+    if do_eval:
+        shown = [json.loads(line) for line in Path("first/samples.jsonl").read_text().splitlines()]
+        assert len(shown) == 2 * 3
+
+
+def test_do_predict_without_rows_or_predictions(
+    tiny_recipe: Recipe, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe.override(train={"do_predict": True}, data={"validation_fraction": 0.0})
+    with pytest.raises(RecipeError, match=r"train\.do_predict: there are no test and no validation rows"):
+        run(recipe, "first", data={"train": rows(8)})
+    run(recipe, "second", data=SPLITS)
+    assert "the plugins give no predictions that could be written down" in capsys.readouterr().err
+    assert Path("second/predictions.jsonl").read_text() == ""
+
+
+def test_tensorboard_shows_what_metrics_jsonl_says(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    from tests.seed.test_training_arguments import scalars
+
+    train = {"report_to": "tensorboard", "eval_strategy": "epoch"}
+    result = run(tiny_recipe.override(train=train), "first", data=SPLITS)
+    shown = scalars("first/logs")
+    for tag, split, name in [
+        ("train/loss", "train", "loss"),
+        ("eval/loss", "validation", "loss"),
+        ("eval/accuracy", "validation", "accuracy"),
+        ("test/accuracy", "test", "accuracy"),
+    ]:
+        written = [
+            (one["step"], one[name]) for one in lines(result.folder) if one["split"] == split and name in one
+        ]
+        assert [(step, pytest.approx(value, rel=1e-6)) for step, value in written] == shown[tag], tag
+    assert result.summary["artifacts"]["logs"] == "logs"

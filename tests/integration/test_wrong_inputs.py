@@ -213,7 +213,7 @@ RECIPES = {
     "no targets": setting("adapter.target_modules=[]", "say which modules", "all-linear"),
     "no regular expression": setting("adapter.target_modules=(q", "no regular expression", "go in a list"),
     "targets that LoRA cannot adapt": setting(
-        "adapter.target_modules=[fc1,layer_norm]", "'layer_norm' matched only what LoRA cannot adapt", "linear"
+        "adapter.target_modules=[fc1,layer_norm]", "'layer_norm' matched only what cannot be adapted", "linear"
     ),
     "kind": setting("adapter.kind=lorra", "no adapter named", "did you mean 'lora'?"),
     "rank": setting("adapter.r=0", "adapter.r: must be at least 1, found 0", "8 to 64"),
@@ -238,9 +238,9 @@ RECIPES = {
     "eval_steps": setting("train.eval_steps=0", "train.eval_steps: must be more than 0", "default"),
     "save_steps": setting("train.save_steps=0", "train.save_steps: must be more than 0", "default"),
     "warmup": setting("train.warmup_steps=-1", "warmup_steps", "TrainingArguments"),
-    "optimizer": setting("train.optim=adamm", "adamm is not a valid OptimizerNames", "TrainingArguments"),
-    "schedule": setting("train.lr_scheduler_type=cosin", "cosin is not a valid", "TrainingArguments"),
-    "strategy": setting("train.eval_strategy=epochs", "epochs is not a valid", "TrainingArguments"),
+    "optimizer": setting("train.optim=adamm", "train.optim: there is no 'adamm'", "did you mean"),
+    "schedule": setting("train.lr_scheduler_type=cosin", "there is no 'cosin'", "did you mean 'cosine'?"),
+    "strategy": setting("train.eval_strategy=epochs", "there is no 'epochs'", "did you mean 'epoch'?"),
     "tracker": setting("train.report_to=wandbb", "no tracker named 'wandbb' is installed", "pip install"),
     "smoothing": setting("train.label_smoothing_factor=0.1", "not available in a run", "leave it out"),
     "fp16": setting("train.fp16=true", "train.fp16: is for GPUs", "bf16"),

@@ -90,14 +90,14 @@ def _named(options: argparse.Namespace) -> tuple[Recipe, list[ToolkitError]]:
 
 
 def _changes(options: argparse.Namespace, plugins: Sequence[str]) -> Iterator[dict[str, Any] | str]:
-    """What `override` is given, in order; `--set` still as text."""
+    """What `override` is given, in order, `--set` still as text; first the kind of adapter, which resets the rest."""
     if options.model is not None:
         yield {"model": options.model}
     if options.data is not None:
         yield {"data": options.data}
     if options.plugin:
         yield {"plugins": [*plugins, *options.plugin]}
-    yield from options.changes
+    yield from sorted(options.changes, key=lambda change: not change.startswith("adapter.kind="))
 
 
 def _parsed(change: str) -> dict[str, Any]:

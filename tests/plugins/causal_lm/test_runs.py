@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from toolkit_causal_lm.loss import summed_cross_entropy
 from toolkit_tasks.causal_lm import recipe as task
 from transformers import BloomConfig, BloomForCausalLM
 
 from tests.plugins.causal_lm.conftest import nano_llama, nano_tokenizer
-from toolkit import DataError, ModelError, Recipe, RecipeError, Row, Run, load_run, run
+from toolkit import DataError, ModelError, Recipe, RecipeError, Row, Run, adapt, load_run, run
 from toolkit.cli import main
 
 Saved = Callable[..., str]
@@ -212,6 +213,15 @@ def test_answers_are_compared_when_asked_for(folder: str, in_tmp: Path) -> None:
     assert made.summary["after"]["exact_match"] == sum(right) / len(right)
 
 
+def test_every_row_is_answered_where_predictions_are_asked_for(folder: str, in_tmp: Path) -> None:
+    recipe = quick(folder, train={"do_predict": True}, eval={"before": True})
+    made = run(recipe, "first", data={"train": CHATS, "test": CHATS})
+    written = [json.loads(line) for line in Path("first/predictions.jsonl").read_text().splitlines()]
+    assert [one["reference"] for one in written] == [row["messages"][1]["content"] for row in CHATS]
+    assert [one["prediction"] for one in written] == made.predict([f"Say {n}" for n in range(1, 9)])
+    assert len(Path("first/samples.jsonl").read_text().splitlines()) == 2 * 3
+
+
 def test_two_modalities_in_one_recipe(folder: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
     command = [
@@ -269,3 +279,32 @@ def test_objects_given_in_code_are_set_up_as_loaded_ones(in_tmp: Path) -> None:
         run(mine, "bare", data=CHATS, model=model)
     with pytest.raises(ModelError, match="a LlamaModel, no causal language model"):
         run(mine, "part", data=CHATS, model=model.model, processor=tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "p_tuning", "prefix"])
+def test_virtual_tokens_before_the_text(
+    kind: str, folder: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = quick(folder, adapter={"kind": kind, "num_virtual_tokens": 5}, eval={"before": True})
+    made = run(recipe, "first", data={"train": CHATS, "test": CHATS})
+    assert made.summary["after"]["loss"] < made.summary["before"]["loss"]
+    again = load_run("first")
+    assert again.evaluate(data={"test": CHATS})["metrics"] == made.summary["after"]
+    assert again.predict(["Say 3"]) == made.predict(["Say 3"])
+    assert main(["export", "first", "--to", "merged", "--merge"]) == 2
+    assert "the adapter is virtual tokens, which no weights can hold" in capsys.readouterr().err
+    assert not Path("merged").exists()
+    with pytest.raises(
+        RecipeError, match=r"causal-lm\.packing: an adapter's virtual tokens stand before a sequence"
+    ):
+        run(recipe.override(**{"causal-lm": {"packing": True}}), "packed", data={"train": CHATS})
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_the_loss_behind_virtual_tokens_is_pefts(kind: str, llama: Any) -> None:
+    model = adapt(llama.eval(), {"kind": kind, "num_virtual_tokens": 5})
+    ids = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0]])
+    labels = torch.tensor([[-100, -100, 5, 6, 7], [-100, 9, 10, -100, -100]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels, "num_targets": 5}
+    expected = model(input_ids=ids, attention_mask=batch["attention_mask"], labels=labels).loss
+    torch.testing.assert_close(summed_cross_entropy(model, batch).total / 5, expected)
