@@ -249,7 +249,7 @@ def test_files_that_are_named_exist() -> None:
 
 # ---- the picture ---------------------------------------------------------------------------------------
 
-ANSWERS = {"toolkit_row_length": "lambda row: float(len(row['ids']))"}
+ANSWERS = {"toolkit_row_length": "lambda row: float(len(row['ids']))", "toolkit_quantize": "lambda: {}"}
 STOPS = """
     from toolkit import hookimpl
 
@@ -313,6 +313,10 @@ def asked(project: Project, *command: str) -> list[str]:
 
 
 def in_order(trace: str) -> list[str]:
+    """Less what is asked beside `toolkit_check`, to learn whose the adapter is."""
+    trace = re.sub(
+        r"(?s)(hook toolkit_check: .*?)\nhook toolkit_adapt: .*?(?=\nhook toolkit_dataset: )", r"\1", trace
+    )
     return list(dict.fromkeys(re.findall(r"^hook (\w+): ", trace, re.MULTILINE)))
 
 
@@ -325,13 +329,13 @@ def test_the_picture_is_what_a_trace_shows(
     project: Project, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert asked(project, "run", "mine.yaml", "--output-dir", "plain") == marked("run", "●")
-    assert asked(project, "check", "mine.yaml") == marked("check", "●")
+    assert sorted(asked(project, "check", "mine.yaml")) == sorted(marked("check", "●"))
     assert asked(project, "eval", "plain") == marked("eval", "●")
     assert asked(project, "predict", "plain", "3 4") == marked("predict", "●")
     assert asked(project, "export", "plain", "--to", "copied") == marked("export", "●")
 
-    more = ["--set", "model=plain/model", "--set", "adapter={r: 2, target_modules: [q_proj]}",
-            "--set", "train.train_sampling_strategy=group_by_length"]  # fmt: skip
+    more = ["--set", "model={name: plain/model, quantization: {bits: 3}}",
+            "--set", "adapter={r: 2, target_modules: [q_proj]}", "--set", "train.train_sampling_strategy=group_by_length"]  # fmt: skip
     run = asked(project, "run", "mine.yaml", *more, "--output-dir", "more")
     stopped = asked(project, "run", "mine.yaml", "--plugin", "stops", "--output-dir", "stopped")
     with contextlib.chdir(project.folder):
@@ -344,5 +348,10 @@ def test_the_picture_is_what_a_trace_shows(
     assert {*run, *stopped, *given} == {*marked("run", "●○")}
 
     check = asked(project, "check", "mine.yaml", *more, "--dry-run")
-    assert {*check} == {*marked("check", "●○")}
-    assert asked(project, "export", "more", "--merge", "--to", "merged") == marked("export", "●○")
+    assert sorted(check) == sorted(marked("check", "●○"))
+    for command in (
+        ("eval", "more"),
+        ("predict", "more", "3 4"),
+        ("export", "more", "--merge", "--to", "merged"),
+    ):
+        assert asked(project, *command) == marked(command[0], "●○")
