@@ -62,8 +62,12 @@ class Reader:
     def __init__(self, folder: Path, python: Path) -> None:
         self.folder, self.python = folder, python
         self.printed = ""
+        self.failed: list[str] = []
 
     def follow(self, block: Block) -> None:
+        if block.language == "text" and re.search("^error: |^  failed ", block.text, re.MULTILINE):
+            self.failed = []
+        assert self.failed == [], self.printed
         if block.language == "":
             self.printed = "".join(self.type(line) for line in block.text.splitlines())
         elif block.language == "text":
@@ -101,7 +105,8 @@ class Reader:
         importlib.invalidate_caches()
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            main(arguments)
+            if main(arguments) != 0:
+                self.failed.append(shlex.join(arguments))
         return said.getvalue()
 
     def outside(self, command: list[str]) -> str:
@@ -165,6 +170,34 @@ def alike(shown: str, printed: str) -> bool:
     numbers = zip(_DECIMAL.findall(" ".join(one)), _DECIMAL.findall(" ".join(other)), strict=True)
     return all(
         abs(float(ours) - float(theirs)) <= 0.25 * max(1.0, abs(float(ours))) for ours, theirs in numbers
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "is_shown"),
+    [
+        ("one\ntwo\n", "zero\none\ntwo\nthree\n", True),
+        ("one\nthree\n", "one\ntwo\nthree\n", False),
+        ("one\n…\nthree\n", "one\ntwo\nthree\n", True),
+        ("three\n…\none\n", "one\ntwo\nthree\n", False),
+        ("5 steps, 3 s of training\n", "5 steps, 17 s of training\n", True),
+        ("5 steps, 3 s of training\n", "6 steps, 3 s of training\n", False),
+        ("loss  1.1267  0.0163\n", "loss  1.1266  0.1201\n", True),
+        ("loss  1.1267  0.0163\n", "loss  1.1266  0.3163\n", False),
+        ("hint: sum over…\n", "hint: sum over the targets\n", True),
+        ("hint: sum over…\n", "hint: sum of the targets\n", False),
+    ],
+)
+def test_what_is_not_printed_is_found(shown: str, printed: str, is_shown: bool) -> None:
+    with contextlib.nullcontext() if is_shown else pytest.raises(AssertionError):
+        assert_shown(shown, printed)
+
+
+def test_definitions_go_where_the_page_says() -> None:
+    source = "import a\n\n\n@once\ndef f():\n    return 1\n\n\nx = f()\n"
+    text = "import b\n\n\n@twice\n@thrice\ndef f():\n    return 2\n\n\nclass G: ...\n"
+    assert laid_over(source, text) == (
+        "import a\nimport b\n\n\n@twice\n@thrice\ndef f():\n    return 2\n\n\nx = f()\n\n\nclass G: ...\n"
     )
 
 
@@ -334,8 +367,9 @@ def test_the_picture_is_what_a_trace_shows(
     assert asked(project, "predict", "plain", "3 4") == marked("predict", "●")
     assert asked(project, "export", "plain", "--to", "copied") == marked("export", "●")
 
-    more = ["--set", "model={name: plain/model, quantization: {bits: 3}}",
-            "--set", "adapter={r: 2, target_modules: [q_proj]}", "--set", "train.train_sampling_strategy=group_by_length"]  # fmt: skip
+    changes = ["model={name: plain/model, quantization: {bits: 3}}", "adapter={r: 2, target_modules: [q_proj]}",
+               "train.train_sampling_strategy=group_by_length"]  # fmt: skip
+    more = [part for change in changes for part in ("--set", change)]
     run = asked(project, "run", "mine.yaml", *more, "--output-dir", "more")
     stopped = asked(project, "run", "mine.yaml", "--plugin", "stops", "--output-dir", "stopped")
     with contextlib.chdir(project.folder):
