@@ -184,6 +184,9 @@ class Plugins:
     def adapt(self) -> Callable[[Any], Any] | None:
         return self._one("toolkit_adapt", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def frozen_stages(self, model: Any) -> list[Stage]:
+        return self._all("toolkit_frozen_stages", recipe=self.recipe, model=model)
+
     def inspect(self, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
         return self._one("toolkit_inspect", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
