@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from toolkit.notices import say_once
 STAGE = "stage.json"
 _IN_USE = "in-use-"
 _CHECKSUM = "crc32"
+_HEADER = 160
+"""Bytes in a file beside those of a tensor, about."""
 GB = 10**9
 
 
@@ -104,7 +107,8 @@ class StageStore:
         self.others = sum(one.bytes for one in everything) - mine.bytes
 
     def close(self) -> None:
-        (self.folder / f"{_IN_USE}{os.getpid()}").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / f"{_IN_USE}{os.getpid()}").unlink()
 
     def read(self, key: str) -> dict[str, Any] | None:
         """The tensors of one row, or None where there are none, or damaged ones."""
@@ -112,7 +116,8 @@ class StageStore:
 
         try:
             with safe_open(self._place(key), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
                 if (file.metadata() or {}).get(_CHECKSUM) == _checksum(tensors):
                     return tensors
         except FileNotFoundError:
@@ -127,7 +132,7 @@ class StageStore:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        size = sum(tensor.nbytes for tensor in tensors.values())
+        size = sum(tensor.nbytes + _HEADER for tensor in tensors.values())
         if self.closed or not self._has_room(size):
             return
         place = self._place(key)
@@ -137,10 +142,11 @@ class StageStore:
             save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
             partial.rename(place)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             self._give_up(error)
             return
-        self.rows, self.bytes = self.rows + 1, self.bytes + size
+        self.rows, self.bytes = self.rows + 1, self.bytes + place.stat().st_size
 
     def _has_room(self, size: int) -> bool:
         """Make room, from what has been unused the longest; what this run keeps is not taken from it."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from toolkit.recipe import Recipe
     from toolkit.runs import Run
-    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits
+    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits, Stage
 
 hookspec = pluggy.HookspecMarker("toolkit")
 hookimpl = pluggy.HookimplMarker("toolkit")

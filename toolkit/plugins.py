@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from toolkit.runs import Run
-    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits
+    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits, Stage
 
 PREFIX = "toolkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))

@@ -3,7 +3,7 @@
     trainer → model → stage(inputs)     rows that are known: their outputs are read
                                         the others: the stage is computed for them alone, and they are kept
 
-A row is known by its content, so whatever changes an input (another window, an augmentation) is another row. The stage is
+A row is known by its content: whatever changes an input, such as an augmentation, makes it another row. The stage is
 known by its weights, its configuration and the libraries. The plugin's code does not notice.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ class FrozenStage:
         self.stage, self.rows, self.augmented = stage, rows, augmented
         self.store = StageStore(root, stage_key(stage), _facts(stage), max_gb * GB)
         self.compute: Callable[..., Any] = stage.module.forward
+        self.signature = inspect.signature(self.compute)
         self.shape: _Shape | None = None
         self.steady: bool | None = False if _has_dropout(stage.module) else None
         self.read = self.computed = 0
@@ -78,7 +79,7 @@ class FrozenStage:
             self.store.close()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = _Call.of(args, kwargs)
+        call = _Call.of(self.signature, args, kwargs)
         if call is None or not self._may_be_reused(call):
             return self.compute(*args, **kwargs)
         keys = call.keys()
@@ -107,18 +108,20 @@ class FrozenStage:
         if self.steady is None:
             self.steady = self._is_steady(call)
         if not self.steady:
-            say_once(f"cache: the {self.stage.name} drops values at random, and is computed at each step of training")
+            say_once(
+                f"cache: the {self.stage.name} drops values at random, and is computed at each step of training"
+            )
         return self.steady
 
     @torch.no_grad()
     def _is_steady(self, call: _Call) -> bool:
         """Whether a row's output in training is that of evaluation, to the last bit."""
-        module, (args, kwargs) = self.stage.module, call.of_rows([0])
+        module, arguments = self.stage.module, call.of_rows([0])
         with torch.random.fork_rng():
-            training = self.compute(*args, **kwargs)
+            training = self.compute(**arguments)
             module.eval()
             try:
-                evaluating = self.compute(*args, **kwargs)
+                evaluating = self.compute(**arguments)
             finally:
                 module.train()
         one, other = _Shape.of(training, 1, self.stage.outputs), _Shape.of(evaluating, 1, self.stage.outputs)
@@ -128,9 +131,8 @@ class FrozenStage:
 
     def _computed(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
         """The outputs of some rows, or None where they are none of rows."""
-        args, kwargs = call.of_rows(places)
         with torch.no_grad():
-            output = self.compute(*args, **kwargs)
+            output = self.compute(**call.of_rows(places))
         shape = _Shape.of(output, len(places), self.stage.outputs)
         if shape is None:
             return None
@@ -156,10 +158,17 @@ def stage_key(stage: Stage) -> str:
     import transformers
 
     digest = hashlib.sha256()
-    config = getattr(stage.module, "config", None)
+    config: Any = getattr(stage.module, "config", None)
     device = next(stage.module.parameters()).device.type
     settings = config.to_json_string(use_diff=False) if hasattr(config, "to_json_string") else ""
-    about = [type(stage.module).__qualname__, stage.outputs, settings, device, torch.__version__, transformers.__version__]
+    about = [
+        type(stage.module).__qualname__,
+        stage.outputs,
+        settings,
+        device,
+        torch.__version__,
+        transformers.__version__,
+    ]
     digest.update(repr(about).encode())
     for name, tensor in stage.module.state_dict().items():
         if isinstance(tensor, Tensor):
@@ -177,7 +186,9 @@ def _has_dropout(module: nn.Module) -> bool:
     """Whether anything of it says that it drops values, layers or paths."""
     config = getattr(module, "config", None)
     said = [value for name, value in vars(config).items() if "drop" in name] if config is not None else []
-    layers = [getattr(one, "p", 0) for one in module.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
+    layers = [
+        getattr(one, "p", 0) for one in module.modules() if isinstance(one, nn.modules.dropout._DropoutNd)
+    ]
     return any(isinstance(one, int | float) and one > 0 for one in [*said, *layers])
 
 
@@ -190,48 +201,77 @@ def _bytes(tensor: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class _Call:
-    """The arguments of a stage: tensors, which have rows, and plain values."""
+    """The arguments of a stage by name: tensors, which have rows, and plain values, less what is said by default."""
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    count: int
-    device: torch.device
+    tensors: Mapping[str, Tensor]
+    plain: Mapping[str, Any]
 
     @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call | None:
+    def of(
+        cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Call | None:
         """None where there is anything else, or a gradient is asked for."""
-        values = [*args, *kwargs.values()]
-        tensors = [one for one in values if isinstance(one, Tensor)]
-        plain = (type(None), bool, int, float, str)
-        if not tensors or not all(isinstance(one, (Tensor, *plain)) for one in values):
+        try:
+            given = _by_name(signature, args, kwargs)
+        except TypeError:
             return None
-        counts = {len(one) if one.dim() else None for one in tensors}
-        if len(counts) > 1 or None in counts or 0 in counts or any(one.requires_grad for one in tensors):
+        tensors = {name: one for name, one in given.items() if isinstance(one, Tensor)}
+        plain = {name: one for name, one in given.items() if name not in tensors}
+        if not tensors or not all(isinstance(one, bool | int | float | str) for one in plain.values()):
             return None
-        return cls(args, kwargs, len(tensors[0]), tensors[0].device)
+        counts = {len(one) if one.dim() else 0 for one in tensors.values()}
+        if len(counts) > 1 or 0 in counts or any(one.requires_grad for one in tensors.values()):
+            return None
+        return cls(tensors, plain)
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors.values())).device
 
     def keys(self) -> list[str]:
         """A digest of each row's content."""
-        common = [one for one in (*self.args, *sorted(self.kwargs.items())) if not _is_tensor(one)]
-        precision = torch.get_autocast_dtype(self.device.type) if torch.is_autocast_enabled(self.device.type) else None
-        tensors = [one if isinstance(one, Tensor) else one[1] for one in (*self.args, *sorted(self.kwargs.items())) if _is_tensor(one)]
-        start = repr((common, precision, [(one.dtype, tuple(one.shape[1:])) for one in tensors])).encode()
-        rows = [one.detach().cpu().contiguous() for one in tensors]
-        return [hashlib.sha256(start + b"".join(_bytes(one[place]) for one in rows)).hexdigest() for place in range(self.count)]
+        device = self.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        kinds = [(name, one.dtype, tuple(one.shape[1:])) for name, one in sorted(self.tensors.items())]
+        start = hashlib.sha256(repr((sorted(self.plain.items()), precision, kinds)).encode())
+        rows = [one.detach().cpu() for _, one in sorted(self.tensors.items())]
+        keys = []
+        for place in range(self.count):
+            digest = start.copy()
+            for one in rows:
+                digest.update(_bytes(one[place]))
+            keys.append(digest.hexdigest())
+        return keys
 
-    def of_rows(self, places: list[int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def of_rows(self, places: list[int]) -> dict[str, Any]:
         """The arguments for some of the rows."""
         if places == list(range(self.count)):
-            return self.args, dict(self.kwargs)
-
-        def chosen(value: Any) -> Any:
-            return value[places] if isinstance(value, Tensor) else value
-
-        return tuple(map(chosen, self.args)), {name: chosen(value) for name, value in self.kwargs.items()}
+            return {**self.tensors, **self.plain}
+        return {**{name: one[places] for name, one in self.tensors.items()}, **self.plain}
 
 
-def _is_tensor(one: Any) -> bool:
-    return isinstance(one, Tensor) or (isinstance(one, tuple) and isinstance(one[1], Tensor))
+def _by_name(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments that say something: not None, not the default; of further ones, nothing that switches off."""
+    given: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        parameter = signature.parameters[name]
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            raise TypeError
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= {
+                key: one
+                for key, one in value.items()
+                if one is not False and (key, one) != ("return_dict", True)
+            }
+        elif isinstance(value, Tensor) or value != parameter.default:
+            given[name] = value
+    return {name: one for name, one in given.items() if one is not None}
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------
@@ -255,8 +295,14 @@ class _Shape:
             return cls(None, ("",)) if output.dim() and len(output) == count else None
         if not isinstance(output, Mapping):
             return None
-        there = {name: value for name, value in output.items() if value is not None and (wanted is None or name in wanted)}
-        if not there or not all(isinstance(one, Tensor) and one.dim() and len(one) == count for one in there.values()):
+        there = {
+            name: value
+            for name, value in output.items()
+            if value is not None and (wanted is None or name in wanted)
+        }
+        if not there or not all(
+            isinstance(one, Tensor) and one.dim() and len(one) == count for one in there.values()
+        ):
             return None
         return cls(type(output), tuple(there))
 
@@ -268,9 +314,16 @@ class _Shape:
         return [{name: tensor[place].clone() for name, tensor in parts.items()} for place in range(count)]
 
     def put_together(self, rows: Sequence[Mapping[str, Tensor] | None], device: torch.device) -> Any:
-        stacked = {name: torch.stack([row[name] for row in rows if row is not None]).to(device) for name in self.names}
+        stacked = {
+            name: torch.stack([row[name] for row in rows if row is not None]).to(device)
+            for name in self.names
+        }
         return stacked[""] if self.kind is None else self.kind(**stacked)
 
 
 def _same(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor]) -> bool:
-    return one is not None and one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return (
+        one is not None
+        and one.keys() == other.keys()
+        and all(torch.equal(one[name], other[name]) for name in one)
+    )

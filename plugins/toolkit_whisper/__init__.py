@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, hookimpl
+from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, Stage, hookimpl
 from toolkit_whisper.settings import WhisperSettings as WhisperSettings
 from toolkit_whisper.settings import faults
 
@@ -49,6 +49,13 @@ def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
     from toolkit_whisper.model import fit_given
 
     fit_given(model, processor, recipe.settings(WhisperSettings))
+
+
+@hookimpl
+def toolkit_frozen_stages(model: Any) -> Sequence[Stage]:
+    from toolkit_whisper.transcribe import unwrapped
+
+    return [Stage("encoder", unwrapped(model).get_encoder(), outputs=("last_hidden_state",))]
 
 
 @hookimpl

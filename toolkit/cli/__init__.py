@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "write a run's model to a folder of its own, merged if need be",
     "tasks": "list the installed tasks",
     "plugins": "list the installed plugins",
+    "cache": "list or clear what is kept between runs",
     "doctor": "show what is installed and whether it works",
 }
 
