@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, show_samples, shown
 from toolkit.signals import Signals
-from toolkit.stages import reused
+from toolkit.stages import reused, varying
 from toolkit.trainer import Trainer
+from toolkit.types import Stage
 
 _TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 _PREFIXES = {"eval_": "validation", "test_": "test", "train_": "train"}
@@ -184,10 +185,19 @@ class Execution:
             return
         stages = self.plugins.frozen_stages(self.model)
         rows = sum(map(len, self.rows.values()))
-        with reused(
-            stages, cache_folder(cache.dir), cache.max_gb, rows, augmented=bool(self.plugins.augment())
-        ):
+        with reused(stages, cache_folder(cache.dir), cache.max_gb, rows, self._varying(stages)):
             yield
+
+    def _varying(self, stages: Sequence[Stage]) -> list[str]:
+        """The stages whose inputs augmentation changes, by the look of a few rows in a few epochs."""
+        train = self.rows.get("train")
+        if train is None or not train.augment or not stages:
+            return []
+        collate = self.trainer.data_collator
+        alike = [
+            [collate([train[epoch, place]]) for epoch in range(4)] for place in range(min(2, len(train)))
+        ]
+        return varying(stages, self.trainer.score, [one for one in alike if "num_targets" in one[0]])
 
     def _carry_out(self, going_on: bool) -> None:
         self.signals.poll()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PREFIX = "toolkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
-_LISTS = ("toolkit_check", "toolkit_columns", "toolkit_metrics", "toolkit_callbacks")
+_LISTS = ("toolkit_check", "toolkit_columns", "toolkit_frozen_stages", "toolkit_metrics", "toolkit_callbacks")
 
 
 class Plugins:

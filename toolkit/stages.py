@@ -30,21 +30,64 @@ _BATCH_DEPENDENT = ("Linear8bitLt", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
 @contextlib.contextmanager
 def reused(
-    stages: Sequence[Stage], root: Path, max_gb: float, rows: int, *, augmented: bool = False
+    stages: Sequence[Stage], root: Path, max_gb: float, rows: int, varying: Sequence[str] = ()
 ) -> Iterator[list[FrozenStage]]:
     """Meanwhile the outputs of those stages in which nothing trains are kept, and reused.
 
     Args:
         root: the cache's folder.
         rows: how many inputs there will be, for a forecast.
-        augmented: whether the rows of training are random; then they are not kept.
+        varying: names of stages whose inputs in training are others each time, and not worth keeping.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(FrozenStage(stage, root, max_gb, rows, augmented).attached())
+            stack.enter_context(FrozenStage(stage, root, max_gb, rows, stage.name in varying).attached())
             for stage in stages
             if reusable(stage)
         ]
+
+
+def varying(
+    stages: Sequence[Stage], forward: Callable[[Any], Any], alike: Sequence[Sequence[Any]]
+) -> list[str]:
+    """The names of stages that do not get the same input from the same row.
+
+    Args:
+        forward: has the model compute a batch.
+        alike: a few rows, of each the batches that different epochs make of it.
+    """
+
+    def varies(stage: Stage) -> bool:
+        return any(len({_first_input(stage, forward, batch) for batch in batches}) > 1 for batches in alike)
+
+    return [stage.name for stage in stages if reusable(stage) and varies(stage)]
+
+
+class _Seen(Exception):  # noqa: N818
+    """Ends a forward as soon as a stage was called."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+
+
+def _first_input(stage: Stage, forward: Callable[[Any], Any], batch: Any) -> tuple[str, ...]:
+    """What the stage is first called with; nothing where it is not called, or not with rows."""
+    module: Any = stage.module
+    signature = inspect.signature(module.forward)
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        call = _Call.of(signature, args, kwargs)
+        raise _Seen(call.keys() if call is not None else ())
+
+    module.forward = functools.wraps(module.forward)(seen)
+    try:
+        with torch.no_grad():
+            forward(batch)
+    except _Seen as found:
+        return found.keys
+    finally:
+        del module.forward
+    return ()
 
 
 def reusable(stage: Stage) -> bool:
@@ -58,8 +101,8 @@ def reusable(stage: Stage) -> bool:
 class FrozenStage:
     """One stage and its store."""
 
-    def __init__(self, stage: Stage, root: Path, max_gb: float, rows: int, augmented: bool) -> None:
-        self.stage, self.rows, self.augmented = stage, rows, augmented
+    def __init__(self, stage: Stage, root: Path, max_gb: float, rows: int, varies: bool) -> None:
+        self.stage, self.rows, self.varies = stage, rows, varies
         self.store = StageStore(root, stage_key(stage), _facts(stage), max_gb * GB)
         self.compute: Callable[..., Any] = stage.module.forward
         self.signature = inspect.signature(self.compute)
@@ -102,8 +145,9 @@ class FrozenStage:
     def _may_be_reused(self, call: _Call) -> bool:
         if not self.stage.module.training:
             return True
-        if self.augmented:
-            say_once(f"cache: rows are augmented: the {self.stage.name} is computed at each step of training")
+        if self.varies:
+            name = self.stage.name
+            say_once(f"cache: rows are augmented, so the {name} is computed at each step of training")
             return False
         if self.steady is None:
             self.steady = self._is_steady(call)

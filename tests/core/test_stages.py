@@ -16,7 +16,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from toolkit import Stage, cache, notices
-from toolkit.stages import reusable, reused, stage_key
+from toolkit.stages import reusable, reused, stage_key, varying
 
 torch.set_num_threads(1)
 
@@ -152,14 +152,30 @@ def _call(rows: torch.Tensor) -> Any:
 
 
 def test_augmented_rows_are_not_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
-    with attached(stage, tmp_path, augmented=True) as (one,):
+    with attached(stage, tmp_path, varying=["encoder"]) as (one,):
         stage.module.train()
         stage.module(ROWS)
         assert (one.read, one.computed, one.store.rows) == (0, 0, 0)
         stage.module.eval()
         stage.module(ROWS)
         assert one.store.rows == 6
-    assert "rows are augmented: the encoder is computed at each step of training" in capsys.readouterr().err
+    assert (
+        "rows are augmented, so the encoder is computed at each step of training" in capsys.readouterr().err
+    )
+
+
+def test_stages_whose_inputs_vary() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.idle = frozen(Encoder()), frozen(Encoder()), frozen(Encoder())
+
+    model = Two()
+    stages = [Stage(name, getattr(model, name)) for name in ("one", "two", "idle")]
+    batches = [[(ROWS[:1], ROWS[place : place + 1]) for place in places] for places in ([0, 0], [1, 2])]
+    assert varying(stages, lambda batch: (model.one(batch[0]), model.two(batch[1])), batches) == ["two"]
+    assert varying(stages, lambda batch: (model.one(batch[0]), model.two(batch[1])), batches[:1]) == []
+    assert "forward" not in vars(model.two)
 
 
 @pytest.mark.parametrize(
