@@ -112,14 +112,17 @@ def toolkit_loss() -> Callable[[Any, Batch], Loss]:
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored]:
     from toolkit_whisper.scoring import Evaluate
 
-    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings))
+    return Evaluate(processor, recipe.settings(WhisperSettings))
 
 
 @hookimpl
 def toolkit_metrics(processor: Any) -> Sequence[Metric]:
-    from toolkit_whisper.metrics import ErrorRates, Normalise
+    from toolkit_whisper.features import FULL, window_of
+    from toolkit_whisper.metrics import ErrorRates, FullWindowErrorRate, Normalise
 
-    return [ErrorRates(Normalise(processor.tokenizer))]
+    normalise = Normalise(processor.tokenizer)
+    short = window_of(processor.feature_extractor) != FULL
+    return [ErrorRates(normalise), *([FullWindowErrorRate(normalise)] if short else [])]
 
 
 @hookimpl
