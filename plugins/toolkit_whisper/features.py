@@ -12,6 +12,8 @@ import torchaudio
 from torch import Tensor
 
 FLOOR = 1e-10
+STEP_SECONDS, MARGIN_SECONDS = 1.0, 0.5
+"""A fitted window is a whole number of steps, and ends in silence for at least the margin."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class FeatureSpec:
         mels: bands.
         n_fft: samples of one Fourier transform.
         hop: samples from one frame to the next.
+        fits: whether a clip's window is as long as the clip asks for, and not always the whole one.
     """
 
     rate: int
@@ -31,16 +34,22 @@ class FeatureSpec:
     mels: int
     n_fft: int
     hop: int
+    fits: bool = False
 
     @classmethod
     def of(cls, extractor: Any) -> FeatureSpec:
-        """That of a `transformers.WhisperFeatureExtractor`."""
+        """That of a `transformers.WhisperFeatureExtractor`, with its `audio_window` where it has one."""
+        window, samples = window_of(extractor), extractor.n_samples
+        if not isinstance(window, str):
+            position = 2 * extractor.hop_length
+            samples = round(window * extractor.sampling_rate / position) * position
         return cls(
             rate=extractor.sampling_rate,
-            samples=extractor.n_samples,
+            samples=samples,
             mels=extractor.feature_size,
             n_fft=extractor.n_fft,
             hop=extractor.hop_length,
+            fits=window == FIT,
         )
 
     @property
@@ -51,9 +60,25 @@ class FeatureSpec:
     def seconds(self) -> float:
         return self.samples / self.rate
 
+    def frames_for(self, samples: int) -> int:
+        """How many frames the window of a clip of so many samples has."""
+        if not self.fits:
+            return self.frames
+        steps = math.ceil((samples / self.rate + MARGIN_SECONDS) / STEP_SECONDS)
+        return min(self.frames, round(steps * STEP_SECONDS * self.rate) // self.hop)
+
     def touched(self, samples: int) -> int:
         """How many frames a clip of so many samples touches."""
         return min(self.frames, math.ceil((samples + self.n_fft // 2) / self.hop))
+
+
+FULL, FIT = "full", "fit"
+
+
+def window_of(extractor: Any) -> str | float:
+    """`full`, `fit`, or seconds: what the model was trained with, as its feature extractor remembers it."""
+    window: str | float = getattr(extractor, "audio_window", FULL)
+    return window
 
 
 def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
@@ -64,7 +89,8 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     Args:
         audio: (samples,) float32 at `spec.rate`; what lies beyond the window is cut.
     Returns:
-        (mels, frames) float32: log10 of the power, at most 8 below its peak, plus 4, over 4; 10 ms a frame.
+        (mels, frames of its window) float32: log10 of the power, at most 8 below its peak, plus 4, over 4. A frame is
+        10 ms.
     Source: Radford et al. 2022, section 2.2.
     """
     touched = spec.touched(len(audio))
@@ -74,7 +100,7 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     loudness: Tensor = power[:, :touched].clamp(min=FLOOR).log10()  # (mels, touched)
     quietest = loudness.max() - 8
     silence = float((quietest.clamp(min=math.log10(FLOOR)) + 4) / 4)
-    result = loudness.new_full((spec.mels, spec.frames), silence)
+    result = loudness.new_full((spec.mels, spec.frames_for(len(audio))), silence)
     result[:, :touched] = (torch.maximum(loudness, quietest) + 4) / 4
     return result
 
