@@ -59,10 +59,10 @@ def toolkit_frozen_stages(model: Any) -> Sequence[Stage]:
 
 
 @hookimpl
-def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
+def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
     from toolkit_whisper.inspect_ import Inspect
 
-    return Inspect(processor)
+    return Inspect(processor, recipe.settings(WhisperSettings).audio_window)
 
 
 @hookimpl
@@ -73,10 +73,10 @@ def toolkit_row_length() -> Callable[[Row], float]:
 
 
 @hookimpl
-def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
+def toolkit_prepare(recipe: Recipe, processor: Any) -> Callable[[Row], Row]:
     from toolkit_whisper.prepare import Prepare
 
-    return Prepare(processor)
+    return Prepare(processor, recipe.settings(WhisperSettings).audio_window)
 
 
 @hookimpl
@@ -116,12 +116,12 @@ def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Bat
 
 
 @hookimpl
-def toolkit_metrics(processor: Any) -> Sequence[Metric]:
+def toolkit_metrics(recipe: Recipe, processor: Any) -> Sequence[Metric]:
     from toolkit_whisper.features import FULL, window_of
     from toolkit_whisper.metrics import ErrorRates, FullWindowErrorRate, Normalise
 
     normalise = Normalise(processor.tokenizer)
-    short = window_of(processor.feature_extractor) != FULL
+    short = window_of(processor.feature_extractor, recipe.settings(WhisperSettings).audio_window) != FULL
     return [ErrorRates(normalise), *([FullWindowErrorRate(normalise)] if short else [])]
 
 

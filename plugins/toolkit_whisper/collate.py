@@ -23,7 +23,7 @@ class Collator:
 
     def __init__(self, processor: Any, settings: WhisperSettings) -> None:
         self.settings = settings
-        self.features = FeatureSpec.of(processor.feature_extractor)
+        self.features = FeatureSpec.of(processor.feature_extractor, settings.audio_window)
         self.start: int = processor.tokenizer.convert_tokens_to_ids(START)
         self.padding: int = processor.tokenizer.pad_token_id
         self.into_english: bool = processor.tokenizer.task == "translate"

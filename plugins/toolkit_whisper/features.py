@@ -11,6 +11,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from toolkit import RecipeError
+
 FLOOR = 1e-10
 STEP_SECONDS, MARGIN_SECONDS = 1.0, 0.5
 """A fitted window is a whole number of steps, and ends in silence for at least the margin."""
@@ -37,12 +39,17 @@ class FeatureSpec:
     fits: bool = False
 
     @classmethod
-    def of(cls, extractor: Any) -> FeatureSpec:
-        """That of a `transformers.WhisperFeatureExtractor`, with its `audio_window` where it has one."""
-        window, samples = window_of(extractor), extractor.n_samples
+    def of(cls, extractor: Any, audio_window: str | float | None = None) -> FeatureSpec:
+        """That of a `transformers.WhisperFeatureExtractor`.
+
+        Args:
+            audio_window: `full`, `fit`, or seconds; None: what the extractor remembers.
+        Raises:
+            RecipeError: it is longer than the model's own.
+        """
+        window, samples = window_of(extractor, audio_window), extractor.n_samples
         if not isinstance(window, str):
-            position = 2 * extractor.hop_length
-            samples = round(window * extractor.sampling_rate / position) * position
+            samples = _samples(window, extractor)
         return cls(
             rate=extractor.sampling_rate,
             samples=samples,
@@ -75,10 +82,21 @@ class FeatureSpec:
 FULL, FIT = "full", "fit"
 
 
-def window_of(extractor: Any) -> str | float:
-    """`full`, `fit`, or seconds: what the model was trained with, as its feature extractor remembers it."""
-    window: str | float = getattr(extractor, "audio_window", FULL)
-    return window
+def window_of(extractor: Any, asked: str | float | None) -> str | float:
+    """`full`, `fit`, or seconds: what is asked for, or else what the model was trained with, as the extractor has it."""
+    remembered: str | float = getattr(extractor, "audio_window", FULL)
+    return remembered if asked is None else asked
+
+
+def _samples(seconds: float, extractor: Any) -> int:
+    """Those of a window of about so many seconds, a whole number of the encoder's positions."""
+    if seconds > (own := extractor.n_samples / extractor.sampling_rate):
+        raise RecipeError(
+            f"whisper.audio_window: {seconds:g} s is longer than the model's own window of {own:g} s",
+            hint="leave it out, or take `fit`",
+        )
+    position = 2 * int(extractor.hop_length)
+    return round(seconds * int(extractor.sampling_rate) / position) * position
 
 
 def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:

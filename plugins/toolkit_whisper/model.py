@@ -9,8 +9,8 @@ from typing import Any
 
 import transformers
 
-from toolkit import ModelError, RecipeError, load_model, load_processor
-from toolkit_whisper.features import FULL, window_of
+from toolkit import ModelError, load_model, load_processor
+from toolkit_whisper.features import FULL, FeatureSpec, window_of
 from toolkit_whisper.labels import START, language_code, set_prompt
 from toolkit_whisper.settings import WhisperSettings
 from toolkit_whisper.transcribe import unwrapped
@@ -76,19 +76,15 @@ def fit(model: Any, processor: Any, settings: WhisperSettings) -> None:
 
 
 def set_window(model: Any, extractor: Any, window: str | float | None) -> None:
-    """Have encoder and features go by a window; the extractor, with which it is saved, remembers it.
+    """Have the encoder take short windows, and the extractor, with which it is saved, remember the one.
 
     Raises:
         RecipeError: it is longer than the model's own.
     """
-    window = window_of(extractor) if window is None else window
-    if not isinstance(window, str) and window > (own := extractor.n_samples / extractor.sampling_rate):
-        raise RecipeError(
-            f"whisper.audio_window: {window:g} s is longer than the model's own window of {own:g} s",
-            hint="leave it out, or take `fit`",
-        )
+    shorten(unwrapped(model).get_encoder())
+    window = window_of(extractor, window)
+    FeatureSpec.of(extractor, window)
     if window != FULL:
-        shorten(unwrapped(model).get_encoder())
         extractor.audio_window = window
     elif hasattr(extractor, "audio_window"):
         del extractor.audio_window

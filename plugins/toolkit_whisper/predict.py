@@ -33,7 +33,7 @@ class Transcriber:
     def __init__(self, model: Any, processor: Any, settings: WhisperSettings) -> None:
         self.whisper, self.tokenizer = unwrapped(model), processor.tokenizer
         self.settings = settings
-        self.features = FeatureSpec.of(processor.feature_extractor)
+        self.features = FeatureSpec.of(processor.feature_extractor, settings.audio_window)
 
     def __call__(self, paths: list[str]) -> list[str]:
         """The text of each file.

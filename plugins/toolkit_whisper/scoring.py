@@ -31,7 +31,7 @@ class Evaluate:
             made, said = self._scored(whisper, features, part)
             outputs.append((places, made))
             texts.append((places, said))
-            if window_of(self.processor.feature_extractor) != FULL:
+            if window_of(self.processor.feature_extractor, self.settings.audio_window) != FULL:
                 in_full.append((places, self._in_full(whisper, features, part, said)))
         loss = loss_of(together(outputs), batch)
         batch = {**batch, "in_full_window": in_order(in_full)}
