@@ -83,7 +83,7 @@ FULL, FIT = "full", "fit"
 
 
 def window_of(extractor: Any, asked: str | float | None) -> str | float:
-    """`full`, `fit`, or seconds: what is asked for, or else what the model was trained with, as the extractor has it."""
+    """`full`, `fit`, or seconds: what is asked for, or what the model was trained with, as the extractor has it."""
     remembered: str | float = getattr(extractor, "audio_window", FULL)
     return remembered if asked is None else asked
 
