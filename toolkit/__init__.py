@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from toolkit.types import Metric as Metric
     from toolkit.types import Row as Row
     from toolkit.types import Scored as Scored
+    from toolkit.types import Stage as Stage
 
 _HOME = {
     "LoraConfig": "toolkit.adapters",
@@ -58,6 +59,7 @@ _HOME = {
     "Metric": "toolkit.types",
     "Row": "toolkit.types",
     "Scored": "toolkit.types",
+    "Stage": "toolkit.types",
 }
 
 __all__ = sorted(_HOME)

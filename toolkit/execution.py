@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from toolkit import checkpoint, hub
 from toolkit.arguments import refuse_fp16_on_cpu, training_arguments
 from toolkit.base_model import base_model, refuse_changed
+from toolkit.cache import cache_folder
 from toolkit.card import write_card
 from toolkit.data.columns import names_given
 from toolkit.data.fingerprint import fingerprint
@@ -26,7 +28,9 @@ from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, show_samples, shown
 from toolkit.signals import Signals
+from toolkit.stages import reused, varying
 from toolkit.trainer import Trainer
+from toolkit.types import Stage
 
 _TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 _PREFIXES = {"eval_": "validation", "test_": "test", "train_": "train"}
@@ -169,6 +173,33 @@ class Execution:
 
         `do_train` and `do_eval` are true unless the recipe says otherwise.
         """
+        with self.reusing():
+            self._carry_out(going_on)
+
+    @contextlib.contextmanager
+    def reusing(self) -> Iterator[None]:
+        """Meanwhile what the stages in which nothing trains have computed is reused, as the recipe's `cache` says."""
+        cache = self.recipe.cache
+        if not cache.enabled or self.arguments.torch_compile:
+            yield
+            return
+        stages = self.plugins.frozen_stages(self.model)
+        rows = sum(map(len, self.rows.values()))
+        with reused(stages, cache_folder(cache.dir), cache.max_gb, rows, self._varying(stages)):
+            yield
+
+    def _varying(self, stages: Sequence[Stage]) -> list[str]:
+        """The stages whose inputs augmentation changes, by the look of a few rows in a few epochs."""
+        train = self.rows.get("train")
+        if train is None or not train.augment or not stages:
+            return []
+        collate = self.trainer.data_collator
+        alike = [
+            [collate([train[epoch, place]]) for epoch in range(4)] for place in range(min(2, len(train)))
+        ]
+        return varying(stages, self.trainer.score, [one for one in alike if "num_targets" in one[0]])
+
+    def _carry_out(self, going_on: bool) -> None:
         self.signals.poll()
         started_from = self._go_back_to_checkpoint() if going_on else None
         self._resumed_step = checkpoint.step_of(started_from) if started_from else None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from toolkit.recipe import Recipe
     from toolkit.runs import Run
-    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits
+    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits, Stage
 
 CONTRACT = 1
 OLDEST_CONTRACT = 1
@@ -158,6 +158,20 @@ def toolkit_adapt(recipe: Recipe) -> Callable[[Any], Any] | None:
         @hookimpl
         def toolkit_adapt(recipe):
             return freeze_all_but_the_head if recipe.adapter.get("kind") == "head" else None
+    """
+
+
+@hookspec
+def toolkit_frozen_stages(recipe: Recipe, model: Any) -> Sequence[Stage] | None:
+    """Parts of the model, called with a batch, whose output for a row depends on that row alone; adds up.
+
+    When: before the run measures and trains, and before `toolkit eval` measures, after the adapter. Where nothing in a
+    stage trains, its outputs are computed once for each input, kept in the cache and reused, by later runs too.
+    Default: none.
+
+        @hookimpl
+        def toolkit_frozen_stages(recipe, model):
+            return [Stage("image encoder", model.vit, outputs=("last_hidden_state",))]
     """
 
 

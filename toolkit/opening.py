@@ -98,7 +98,7 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
         model = model.unload()
     try:
         return load_adapter(model, files.model).eval(), processor
-    except (UserWarning, ValueError, SafetensorError) as error:
+    except (UserWarning, ValueError, SafetensorError, ModelError) as error:
         raise CheckpointError(
             f"the adapter in {files.model} is damaged or incomplete",
             hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",

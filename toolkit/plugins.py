@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from toolkit.runs import Run
-    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits
+    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits, Stage
 
 PREFIX = "toolkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
 _WHY_ONE = {"toolkit_model": "a run trains one kind of model: "}
-_LISTS = ("toolkit_check", "toolkit_columns", "toolkit_metrics", "toolkit_callbacks")
+_LISTS = ("toolkit_check", "toolkit_columns", "toolkit_frozen_stages", "toolkit_metrics", "toolkit_callbacks")
 
 
 class Plugins:
@@ -204,6 +204,9 @@ class Plugins:
 
     def adapt(self) -> Callable[[Any], Any] | None:
         return self._one("toolkit_adapt", recipe=self.recipe) if self.recipe.adapter is not None else None
+
+    def frozen_stages(self, model: Any) -> list[Stage]:
+        return self._all("toolkit_frozen_stages", recipe=self.recipe, model=model)
 
     def inspect(self, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
         return self._one("toolkit_inspect", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]

@@ -103,7 +103,8 @@ class Run:
                 raise DataError(
                     "there are no rows to measure on: no test and no validation split", hint="give --data"
                 )
-            metrics = execution.evaluate(split)
+            with execution.reusing():
+                metrics = execution.evaluate(split)
         execution.trainer.release_model()
         return {"split": split, "rows": execution.used(split), "metrics": metrics}
 

@@ -287,6 +287,12 @@ class Trainer(CompatibleTrainer):
         finally:
             self._plugins, self._most_samples = before, SAMPLES
 
+    def score(self, batch: Batch) -> Scored:
+        """The loss of one batch and what the metrics need, in evaluation mode."""
+        assert self._plugins is not None
+        evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
+        return evaluate_batch(self.model.eval(), self._prepare_inputs(batch))
+
     def _loss_alone(self, model: Any, batch: Batch) -> Scored:
         return Scored(self._loss(model, batch), batch)
 

@@ -89,3 +89,18 @@ class Metric(ABC):
 
         It is also asked before any update, to learn the names: the values are nan then.
         """
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a model whose output may be reused where nothing in it trains.
+
+    Attributes:
+        name: what notices call it, such as `encoder`.
+        module: called with a batch of rows, each of whose outputs depends on that row alone.
+        outputs: those of its outputs that are used; None: all.
+    """
+
+    name: str
+    module: Any
+    outputs: tuple[str, ...] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, hookimpl
+from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, Stage, hookimpl
 from toolkit_clip.settings import ClipSettings as ClipSettings
 from toolkit_clip.settings import faults
 
@@ -45,6 +45,17 @@ def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
     from toolkit_clip.model import fit_given
 
     fit_given(model, processor, recipe.settings(ClipSettings))
+
+
+@hookimpl
+def toolkit_frozen_stages(model: Any) -> Sequence[Stage]:
+    from toolkit_clip.features import unwrapped
+
+    clip = unwrapped(model)
+    return [
+        Stage("image tower", clip.vision_model, outputs=("pooler_output",)),
+        Stage("text tower", clip.text_model, outputs=("pooler_output",)),
+    ]
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, hookimpl
+from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, Stage, hookimpl
 from toolkit_whisper.settings import WhisperSettings as WhisperSettings
 from toolkit_whisper.settings import faults
 
@@ -52,10 +52,17 @@ def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
 
 
 @hookimpl
-def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
+def toolkit_frozen_stages(model: Any) -> Sequence[Stage]:
+    from toolkit_whisper.transcribe import unwrapped
+
+    return [Stage("encoder", unwrapped(model).get_encoder(), outputs=("last_hidden_state",))]
+
+
+@hookimpl
+def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[str, float | str]]:
     from toolkit_whisper.inspect_ import Inspect
 
-    return Inspect(processor)
+    return Inspect(processor, recipe.settings(WhisperSettings).audio_window)
 
 
 @hookimpl
@@ -66,10 +73,10 @@ def toolkit_row_length() -> Callable[[Row], float]:
 
 
 @hookimpl
-def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
+def toolkit_prepare(recipe: Recipe, processor: Any) -> Callable[[Row], Row]:
     from toolkit_whisper.prepare import Prepare
 
-    return Prepare(processor)
+    return Prepare(processor, recipe.settings(WhisperSettings).audio_window)
 
 
 @hookimpl
@@ -105,14 +112,17 @@ def toolkit_loss() -> Callable[[Any, Batch], Loss]:
 def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Batch], Scored]:
     from toolkit_whisper.scoring import Evaluate
 
-    return Evaluate(processor.tokenizer, recipe.settings(WhisperSettings))
+    return Evaluate(processor, recipe.settings(WhisperSettings))
 
 
 @hookimpl
-def toolkit_metrics(processor: Any) -> Sequence[Metric]:
-    from toolkit_whisper.metrics import ErrorRates, Normalise
+def toolkit_metrics(recipe: Recipe, processor: Any) -> Sequence[Metric]:
+    from toolkit_whisper.features import FULL, window_of
+    from toolkit_whisper.metrics import ErrorRates, FullWindowErrorRate, Normalise
 
-    return [ErrorRates(Normalise(processor.tokenizer))]
+    normalise = Normalise(processor.tokenizer)
+    short = window_of(processor.feature_extractor, recipe.settings(WhisperSettings).audio_window) != FULL
+    return [ErrorRates(normalise), *([FullWindowErrorRate(normalise)] if short else [])]
 
 
 @hookimpl

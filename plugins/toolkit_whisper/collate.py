@@ -23,7 +23,7 @@ class Collator:
 
     def __init__(self, processor: Any, settings: WhisperSettings) -> None:
         self.settings = settings
-        self.features = FeatureSpec.of(processor.feature_extractor)
+        self.features = FeatureSpec.of(processor.feature_extractor, settings.audio_window)
         self.start: int = processor.tokenizer.convert_tokens_to_ids(START)
         self.padding: int = processor.tokenizer.pad_token_id
         self.into_english: bool = processor.tokenizer.task == "translate"
@@ -34,12 +34,17 @@ class Collator:
         Args:
             rows: as `Prepare` makes them, and `Augment` where it does.
         Returns:
-            `input_features` (rows, mels, frames) float32; `labels` (rows, tokens) int64, padding -100;
+            `input_features` (rows, mels, frames) float32; `frames` (rows,) int64, how many of them are a row's window,
+            the others are zeros; `labels` (rows, tokens) int64, padding -100;
             `decoder_input_ids` (rows, tokens) int64, the labels one place to the right; `prompt` (rows, asked) int64,
             what each row is asked with; `references`, the texts; `languages`, the codes of what they are in.
         """
+        features = [self._features(row) for row in rows]
         return {
-            "input_features": torch.stack([self._features(row) for row in rows]),
+            "input_features": pad_sequence([one.T for one in features], batch_first=True)
+            .transpose(1, 2)
+            .contiguous(),
+            "frames": torch.tensor([one.shape[1] for one in features]),
             "labels": _padded([row["labels"] for row in rows], IGNORED),
             "decoder_input_ids": _padded([[self.start, *row["labels"][:-1]] for row in rows], self.padding),
             "num_targets": sum(len(row["labels"]) for row in rows),

@@ -11,7 +11,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from toolkit import RecipeError
+
 FLOOR = 1e-10
+STEP_SECONDS, MARGIN_SECONDS = 1.0, 0.5
+"""A fitted window is a whole number of steps, and ends in silence for at least the margin."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class FeatureSpec:
         mels: bands.
         n_fft: samples of one Fourier transform.
         hop: samples from one frame to the next.
+        fits: whether a clip's window is as long as the clip asks for, and not always the whole one.
     """
 
     rate: int
@@ -31,16 +36,27 @@ class FeatureSpec:
     mels: int
     n_fft: int
     hop: int
+    fits: bool = False
 
     @classmethod
-    def of(cls, extractor: Any) -> FeatureSpec:
-        """That of a `transformers.WhisperFeatureExtractor`."""
+    def of(cls, extractor: Any, audio_window: str | float | None = None) -> FeatureSpec:
+        """That of a `transformers.WhisperFeatureExtractor`.
+
+        Args:
+            audio_window: `full`, `fit`, or seconds; None: what the extractor remembers.
+        Raises:
+            RecipeError: it is longer than the model's own.
+        """
+        window, samples = window_of(extractor, audio_window), extractor.n_samples
+        if not isinstance(window, str):
+            samples = _samples(window, extractor)
         return cls(
             rate=extractor.sampling_rate,
-            samples=extractor.n_samples,
+            samples=samples,
             mels=extractor.feature_size,
             n_fft=extractor.n_fft,
             hop=extractor.hop_length,
+            fits=window == FIT,
         )
 
     @property
@@ -51,9 +67,36 @@ class FeatureSpec:
     def seconds(self) -> float:
         return self.samples / self.rate
 
+    def frames_for(self, samples: int) -> int:
+        """How many frames the window of a clip of so many samples has."""
+        if not self.fits:
+            return self.frames
+        steps = math.ceil((samples / self.rate + MARGIN_SECONDS) / STEP_SECONDS)
+        return min(self.frames, round(steps * STEP_SECONDS * self.rate) // self.hop)
+
     def touched(self, samples: int) -> int:
         """How many frames a clip of so many samples touches."""
         return min(self.frames, math.ceil((samples + self.n_fft // 2) / self.hop))
+
+
+FULL, FIT = "full", "fit"
+
+
+def window_of(extractor: Any, asked: str | float | None) -> str | float:
+    """`full`, `fit`, or seconds: what is asked for, or what the model was trained with, as the extractor has it."""
+    remembered: str | float = getattr(extractor, "audio_window", FULL)
+    return remembered if asked is None else asked
+
+
+def _samples(seconds: float, extractor: Any) -> int:
+    """Those of a window of about so many seconds, a whole number of the encoder's positions."""
+    if seconds > (own := extractor.n_samples / extractor.sampling_rate):
+        raise RecipeError(
+            f"whisper.audio_window: {seconds:g} s is longer than the model's own window of {own:g} s",
+            hint="leave it out, or take `fit`",
+        )
+    position = 2 * int(extractor.hop_length)
+    return round(seconds * int(extractor.sampling_rate) / position) * position
 
 
 def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
@@ -64,7 +107,8 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     Args:
         audio: (samples,) float32 at `spec.rate`; what lies beyond the window is cut.
     Returns:
-        (mels, frames) float32: log10 of the power, at most 8 below its peak, plus 4, over 4; 10 ms a frame.
+        (mels, frames of its window) float32: log10 of the power, at most 8 below its peak, plus 4, over 4. A frame is
+        10 ms.
     Source: Radford et al. 2022, section 2.2.
     """
     touched = spec.touched(len(audio))
@@ -74,7 +118,7 @@ def log_mel(audio: Tensor, spec: FeatureSpec) -> Tensor:
     loudness: Tensor = power[:, :touched].clamp(min=FLOOR).log10()  # (mels, touched)
     quietest = loudness.max() - 8
     silence = float((quietest.clamp(min=math.log10(FLOOR)) + 4) / 4)
-    result = loudness.new_full((spec.mels, spec.frames), silence)
+    result = loudness.new_full((spec.mels, spec.frames_for(len(audio))), silence)
     result[:, :touched] = (torch.maximum(loudness, quietest) + 4) / 4
     return result
 

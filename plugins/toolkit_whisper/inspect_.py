@@ -15,8 +15,9 @@ from toolkit_whisper.prepare import asked_and_answered, part_of
 class Inspect:
     """`(row) -> facts`: label tokens, seconds, the sampling rate, and whether the row can be used or why not."""
 
-    def __init__(self, processor: Any) -> None:
-        self.tokenizer, self.features = processor.tokenizer, FeatureSpec.of(processor.feature_extractor)
+    def __init__(self, processor: Any, audio_window: str | float | None = None) -> None:
+        self.tokenizer = processor.tokenizer
+        self.features = FeatureSpec.of(processor.feature_extractor, audio_window)
 
     def __call__(self, row: Row) -> Mapping[str, float | str]:
         """The facts of a row; its sound is not decoded, so a file that breaks off is not noticed.

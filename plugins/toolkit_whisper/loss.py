@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from toolkit import Batch, Loss
+from toolkit_whisper.windows import by_window
 
 
 def summed_cross_entropy(model: Any, batch: Batch) -> Loss:
     """Cross-entropy in nats, summed over the labels of all rows."""
+    parts = [(places, _outputs(model, part)) for places, part in by_window(batch)]
+    return loss_of(together(parts), batch)
+
+
+def _outputs(model: Any, batch: Batch) -> Any:
     features, inputs = features_for(model, batch), batch["decoder_input_ids"]
-    outputs = model(input_features=features, decoder_input_ids=inputs, use_cache=False)
-    return loss_of(outputs, batch)
+    return model(input_features=features, decoder_input_ids=inputs, use_cache=False)
+
+
+def together(parts: Sequence[tuple[list[int], Any]]) -> Any:
+    """The outputs of the rows of each window as those of the batch."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.tensor([place for places, _ in parts for place in places]).argsort()
+    logits = torch.cat([outputs.logits for _, outputs in parts])
+    return Seq2SeqLMOutput(logits=logits[order.to(logits.device)])
 
 
 def loss_of(outputs: Any, batch: Batch) -> Loss:

@@ -82,5 +82,15 @@ class ErrorRates(Metric):
         return self.edits[name] / self.lengths[name] if self.lengths[name] else float("nan")
 
 
+class FullWindowErrorRate(ErrorRates):
+    """`wer_full_window`: the word error rate of the texts that the model's full window gives, beside short ones."""
+
+    def update(self, scored: Scored) -> None:
+        self.add(scored.batch["in_full_window"], scored.references, scored.batch["languages"])
+
+    def compute(self) -> dict[str, float]:
+        return {"wer_full_window": self._rate("wer")}
+
+
 def _characters(text: str, language: str) -> str:
     return text.replace(" ", "") if language in LETTERS_COUNT else text

@@ -10,10 +10,11 @@ from typing import Any
 import transformers
 
 from toolkit import ModelError, load_model, load_processor
-from toolkit_whisper.features import FeatureSpec
+from toolkit_whisper.features import FULL, FeatureSpec, window_of
 from toolkit_whisper.labels import START, language_code, set_prompt
 from toolkit_whisper.settings import WhisperSettings
 from toolkit_whisper.transcribe import unwrapped
+from toolkit_whisper.windows import shorten
 
 
 class WhisperProcessor(transformers.WhisperProcessor):
@@ -71,6 +72,22 @@ def fit(model: Any, processor: Any, settings: WhisperSettings) -> None:
     # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
     unwrapped(model).get_encoder().embed_positions.requires_grad_(False)
     set_generation(model, processor.tokenizer)
+    set_window(model, processor.feature_extractor, settings.audio_window)
+
+
+def set_window(model: Any, extractor: Any, window: str | float | None) -> None:
+    """Have the encoder take short windows, and the extractor, with which it is saved, remember the one.
+
+    Raises:
+        RecipeError: it is longer than the model's own.
+    """
+    shorten(unwrapped(model).get_encoder())
+    window = window_of(extractor, window)
+    FeatureSpec.of(extractor, window)
+    if window != FULL:
+        extractor.audio_window = window
+    elif hasattr(extractor, "audio_window"):
+        del extractor.audio_window
 
 
 def set_generation(model: Any, tokenizer: Any) -> None:
@@ -89,10 +106,11 @@ def check_fit(config: Any, processor: Any) -> None:
     Raises:
         ModelError: they differ in the mel bands, the window, the vocabulary or the start token.
     """
-    features, tokenizer = FeatureSpec.of(processor.feature_extractor), processor.tokenizer
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    frames = extractor.n_samples // extractor.hop_length
     facts = {
-        "mel bands": (features.mels, config.num_mel_bins),
-        "frames in a window": (features.frames, 2 * config.max_source_positions),
+        "mel bands": (extractor.feature_size, config.num_mel_bins),
+        "frames in a window": (frames, 2 * config.max_source_positions),
         f"id of {START}": (tokenizer.convert_tokens_to_ids(START), config.decoder_start_token_id),
     }
     differences = [f"{what}: {its}, not {models}" for what, (its, models) in facts.items() if its != models]

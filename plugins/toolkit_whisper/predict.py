@@ -33,7 +33,7 @@ class Transcriber:
     def __init__(self, model: Any, processor: Any, settings: WhisperSettings) -> None:
         self.whisper, self.tokenizer = unwrapped(model), processor.tokenizer
         self.settings = settings
-        self.features = FeatureSpec.of(processor.feature_extractor)
+        self.features = FeatureSpec.of(processor.feature_extractor, settings.audio_window)
 
     def __call__(self, paths: list[str]) -> list[str]:
         """The text of each file.
@@ -65,7 +65,20 @@ class Transcriber:
     def _transcribe(
         self, places: Sequence[int], sounds: Sequence[Tensor], languages: dict[int, str]
     ) -> list[str]:
-        features = torch.stack([log_mel(sound, self.features) for sound in sounds])
+        """Pieces of one window at a time."""
+        features = [log_mel(sound, self.features) for sound in sounds]
+        texts: list[str] = [""] * len(sounds)
+        for frames in dict.fromkeys(
+            one.shape[1] for one in features
+        ):  # a file's first piece tells its language
+            chosen = [number for number, one in enumerate(features) if one.shape[1] == frames]
+            together = torch.stack([features[number] for number in chosen])
+            said = self._said([places[number] for number in chosen], together, languages)
+            for number, text in zip(chosen, said, strict=True):
+                texts[number] = text
+        return texts
+
+    def _said(self, places: Sequence[int], features: Tensor, languages: dict[int, str]) -> list[str]:
         batch = {"input_features": features.to(self.whisper.device)}
         encoded = self.whisper.get_encoder()(features_for(self.whisper, batch))
         prompt = torch.tensor(self._prompts(places, encoded, languages))

@@ -18,8 +18,9 @@ class Prepare:
     and `end`, in seconds, cut the clip out of a longer file, of which no more is read.
     """
 
-    def __init__(self, processor: Any) -> None:
-        self.tokenizer, self.features = processor.tokenizer, FeatureSpec.of(processor.feature_extractor)
+    def __init__(self, processor: Any, audio_window: str | float | None = None) -> None:
+        self.tokenizer = processor.tokenizer
+        self.features = FeatureSpec.of(processor.feature_extractor, audio_window)
 
     def __call__(self, row: Row) -> Row:
         """Decode and tokenise.

@@ -19,6 +19,8 @@ class WhisperSettings:
         task: `transcribe`, or `translate` into English (multilingual models only).
         max_new_tokens: most tokens of a generated text; by default as many as the decoder has room for.
         num_beams: texts that are followed up at once, in evaluation and prediction; 1 takes the likeliest token.
+        audio_window: how much the encoder reads: `full`, the model's own window; `fit`, the clip with half a second of
+            silence or more, to a whole second; or so many seconds. By default what the model was trained with.
         speed: clips are played faster or slower by up to this share, in hundredths: 0.1 is from 0.9 to 1.1 times.
         noise_snr_db: least and most distance of white noise from the sound, in dB; null adds none.
         time_masks, time_mask_seconds: SpecAugment: how many stretches of time are masked, and how long at most.
@@ -29,6 +31,7 @@ class WhisperSettings:
     task: Literal["transcribe", "translate"] = "transcribe"
     max_new_tokens: int | None = None
     num_beams: int = 1
+    audio_window: Literal["full", "fit"] | float | None = None
     speed: float = 0.0
     noise_snr_db: tuple[float, float] | None = None
     time_masks: int = 0
@@ -69,6 +72,9 @@ def _out_of_range(settings: WhisperSettings) -> list[RecipeError]:
     if settings.speed and not 0.01 <= settings.speed <= 0.5:
         what = f"must be 0, or from 0.01 to 0.5, found {settings.speed:g}"
         found.append(_fault("speed", what, "0.1 plays clips at 0.9 to 1.1 times their speed"))
+    if isinstance(settings.audio_window, float | int) and not settings.audio_window >= 1:
+        what = f"must be at least 1 s, found {settings.audio_window:g}"
+        found.append(_fault("audio_window", what, "`fit` is as long as each clip asks for"))
     if not settings.time_mask_seconds > 0:
         what = f"must be more than 0, found {settings.time_mask_seconds:g}"
         found.append(_fault("time_mask_seconds", what, "to mask no time, leave whisper.time_masks out"))

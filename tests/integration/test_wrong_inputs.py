@@ -213,7 +213,7 @@ RECIPES = {
     "no targets": setting("adapter.target_modules=[]", "say which modules", "all-linear"),
     "no regular expression": setting("adapter.target_modules=(q", "no regular expression", "go in a list"),
     "targets that LoRA cannot adapt": setting(
-        "adapter.target_modules=[fc1,layer_norm]", "'layer_norm' matched only what cannot be adapted", "linear"
+        "adapter.target_modules=[fc1,layer_norm]", "'layer_norm' matched only what cannot be adapted", "name some of: "
     ),
     "kind": setting("adapter.kind=lorra", "no adapter named", "did you mean 'lora'?"),
     "rank": setting("adapter.r=0", "adapter.r: must be at least 1, found 0", "8 to 64"),

@@ -91,3 +91,23 @@ def test_quantized_models_are_trained_saved_and_measured_again(
     assert made.summary["after"]["loss"] != made.summary["before"]["loss"]
     assert load_run("first").evaluate()["metrics"] == pytest.approx(made.summary["after"], rel=1e-5)
     assert "MatMul8bitLt" not in caplog.text
+
+
+@pytest.mark.parametrize("window", ["fit", 5])
+def test_short_windows(window: str | int, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = run(
+        quick(whisper={"audio_window": window}, train={"max_steps": 6}, eval={"before": True}), "first"
+    )
+    after = made.summary["after"]
+    assert set(after) == {"loss", "wer", "cer", "wer_raw", "cer_raw", "wer_full_window"}
+    again = load_run("first")
+    assert again.evaluate()["metrics"] == after
+    clip = next((Path(str(made.recipe.data.source)) / "test").glob("*.flac"))
+    assert again.predict(clip) == made.predict(clip)
+    full = again.evaluate(settings={"whisper": {"audio_window": "full"}})["metrics"]
+    assert full["wer"] == after["wer_full_window"]
+    assert "wer_full_window" not in full
+    exported = again.export("elsewhere", merge=True)
+    assert exported["compared"]["unmerged"]["wer_full_window"] == after["wer_full_window"]
+    further = run(quick(model="elsewhere", train={"max_steps": 1}), "further")
+    assert "wer_full_window" in further.summary["after"]  # the exported model remembers its window

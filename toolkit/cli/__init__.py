@@ -29,6 +29,7 @@ COMMANDS = {
     "tasks": "list the installed tasks",
     "plugins": "list the installed plugins",
     "new": "write a package of your own: a plugin, a task, tests",
+    "cache": "list or clear what is kept between runs",
     "doctor": "show what is installed and whether it works",
 }
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from toolkit import Column, DataError, Loss, Metric, Scored, hookimpl, load_model
+from toolkit import Column, DataError, Loss, Metric, Scored, Stage, hookimpl, load_model
 
 TOKENS = 16
 
@@ -34,6 +34,11 @@ def toolkit_model(recipe):
         return LlamaForCausalLM(LlamaConfig(vocab_size=TOKENS, attention_dropout=0.1, **sizes, **ends)), None
 
     return load
+
+
+@hookimpl
+def toolkit_frozen_stages(model):
+    return [Stage("body", model.model, outputs=("last_hidden_state",))]
 
 
 @hookimpl

@@ -15,6 +15,8 @@ from toolkit_whisper.settings import WhisperSettings
 from toolkit import DataError, Recipe, run
 from toolkit.check import check
 
+TASK = Recipe(name="test", plugins=["whisper"]).with_settings({WhisperSettings: WhisperSettings()})
+
 Write = Callable[..., Path]
 
 
@@ -27,7 +29,7 @@ def processor(english: Any) -> Any:
 
 def facts_and_reason(processor: Any, row: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     try:
-        return dict(toolkit_inspect(processor)(row)), None
+        return dict(toolkit_inspect(TASK, processor)(row)), None
     except DataError as error:
         return dict(error.facts), error.message
 
@@ -75,7 +77,7 @@ def test_rows_that_cannot_be_used(
     assert found is not None
     assert found.endswith(reason)
     with pytest.raises(DataError) as caught:
-        toolkit_prepare(processor)(row)
+        toolkit_prepare(TASK, processor)(row)
     assert caught.value.message == found
 
 
@@ -95,7 +97,7 @@ def test_files_that_are_missing_or_unreadable(processor: Any, tmp_path: Path, co
     facts, reason = facts_and_reason(processor, row)
     assert facts["usable"] == "no: sound missing or unreadable"
     with pytest.raises(DataError) as caught:
-        toolkit_prepare(processor)(row)
+        toolkit_prepare(TASK, processor)(row)
     assert caught.value.message == reason
 
 
@@ -107,7 +109,7 @@ def test_no_sound_is_decoded(processor: Any, write: Write) -> None:
 
 
 def test_a_row_as_the_model_sees_it(processor: Any) -> None:
-    row = toolkit_prepare(processor)(
+    row = toolkit_prepare(TASK, processor)(
         {"audio": {"array": [0.0] * 8_000, "sampling_rate": 16_000}, "text": "Hi", "row_id": 0}
     )
     assert toolkit_show(processor)(row) == (
@@ -118,7 +120,7 @@ def test_a_row_as_the_model_sees_it(processor: Any) -> None:
 def test_a_row_of_a_multilingual_model(multilingual: Any) -> None:
     model, processor = multilingual
     set_prompt(processor.tokenizer, model, WhisperSettings(language="de", task="translate"))
-    row = toolkit_prepare(processor)(
+    row = toolkit_prepare(TASK, processor)(
         {"audio": {"array": [0.0] * 16_000, "sampling_rate": 16_000}, "text": "Hi", "row_id": 0}
     )
     start = "<|startoftranscript|><|de|><|translate|><|notimestamps|>"

@@ -85,7 +85,7 @@ def test_from_folder_to_scores_and_texts(
     asked = recipe(settings, model=folder)
     model, processor = toolkit_whisper.toolkit_model(asked)()
     assert all(weights.dtype == torch.float32 for weights in model.parameters())
-    prepare = pickle.loads(pickle.dumps(toolkit_whisper.toolkit_prepare(processor)))
+    prepare = pickle.loads(pickle.dumps(toolkit_whisper.toolkit_prepare(recipe(), processor)))
     raw = [
         {
             "audio": str(write(f"{seed}.wav", clip(1, seed), 22_050)),
@@ -102,7 +102,7 @@ def test_from_folder_to_scores_and_texts(
     loss = toolkit_whisper.toolkit_loss()(model.eval(), batch)
     scored = toolkit_whisper.toolkit_evaluate_batch(asked, processor)(model, batch)
     assert scored.loss.total.item() == pytest.approx(loss.total.item(), rel=1e-5)
-    (rates,) = toolkit_whisper.toolkit_metrics(processor)
+    (rates,) = toolkit_whisper.toolkit_metrics(recipe(), processor)
     rates.update(scored)
     assert set(rates.compute()) == {"wer", "cer", "wer_raw", "cer_raw"}
     texts = toolkit_whisper.toolkit_predict(asked, model, processor)([row["audio"] for row in raw])
@@ -110,7 +110,7 @@ def test_from_folder_to_scores_and_texts(
 
 
 def test_bad_rows_are_named(english: Any, write: Write, clip: Clip) -> None:
-    prepare = toolkit_whisper.toolkit_prepare(english[1])
+    prepare = toolkit_whisper.toolkit_prepare(recipe(), english[1])
     path = str(write("clip.wav", clip(3)))
     with pytest.raises(DataError, match=r"clip\.wav lasts 3 s, longer than the model's 2 s"):
         prepare({"audio": path, "text": "yes", "row_id": 0})
@@ -119,7 +119,7 @@ def test_bad_rows_are_named(english: Any, write: Write, clip: Clip) -> None:
 
 
 def test_a_row_may_be_a_part_of_a_long_file(english: Any, write: Write, clip: Clip) -> None:
-    prepare = toolkit_whisper.toolkit_prepare(english[1])
+    prepare = toolkit_whisper.toolkit_prepare(recipe(), english[1])
     sound = clip(5)
     row = {"audio": str(write("talk.wav", sound, subtype="FLOAT")), "text": "yes", "row_id": 0}
     assert torch.equal(prepare({**row, "start": "1.5", "end": 3})["audio"], sound[24_000:48_000])
@@ -155,7 +155,7 @@ def test_a_multilingual_model_without_a_language_is_refused(
 ) -> None:
     _, processor = toolkit_whisper.toolkit_model(recipe(model=saved(multilingual)))()
     row = {"audio": str(write("clip.wav", clip(1))), "text": "yes", "row_id": 0}
-    prepare = toolkit_whisper.toolkit_prepare(processor)
+    prepare = toolkit_whisper.toolkit_prepare(recipe(), processor)
     assert prepare({**row, "language": "de-AT"})["language"] == "de"
     with pytest.raises(RecipeError) as caught:
         prepare(row)
@@ -194,12 +194,12 @@ def test_objects_given_in_code_are_asked_as_the_settings_say(
     processor.tokenizer.model_max_length = 10**6
     toolkit_whisper.toolkit_given(recipe(WhisperSettings("de")), model, processor)
     row = {"audio": str(write("clip.wav", clip(1))), "text": "yes", "row_id": 0}
-    prompt = toolkit_whisper.toolkit_prepare(processor)(row)["prompt"]
+    prompt = toolkit_whisper.toolkit_prepare(recipe(), processor)(row)["prompt"]
     asked = ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
     assert processor.tokenizer.convert_ids_to_tokens(prompt) == asked
     assert model.generation_config.language == "de"
     with pytest.raises(DataError, match="the decoder takes 40"):
-        toolkit_whisper.toolkit_prepare(processor)({**row, "text": "x" * 50})
+        toolkit_whisper.toolkit_prepare(recipe(), processor)({**row, "text": "x" * 50})
 
 
 def test_what_a_given_processor_was_told_stays_where_the_settings_are_silent(

@@ -51,7 +51,7 @@ def test_texts_are_those_of_transformers_own_generate(kind: str, clip: Clip, req
     tokens = model.generate(input_features=batch["input_features"], **asked)
     expected = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
     with torch.no_grad():
-        scored = Evaluate(processor.tokenizer, WhisperSettings())(model, batch)
+        scored = Evaluate(processor, WhisperSettings())(model, batch)
     assert scored.predictions == expected
     assert len(set(expected)) == 2
     assert scored.references == ["yes", "not now"]
@@ -62,14 +62,14 @@ def test_the_prompt_makes_a_difference(multilingual: Any, clip: Clip) -> None:
     texts = []
     for language in ("de", "fr"):
         batch = batch_for(multilingual, clip, WhisperSettings(), (language, language))
-        texts.append(Evaluate(processor.tokenizer, WhisperSettings())(model, batch).predictions)
+        texts.append(Evaluate(processor, WhisperSettings())(model, batch).predictions)
     assert texts[0] != texts[1]
 
 
 def test_rows_of_one_batch_may_be_in_different_languages(multilingual: Any, clip: Clip) -> None:
     model, processor = multilingual
     mixed = batch_for(multilingual, clip, WhisperSettings(task="translate"), ("fr", "de"))
-    texts = Evaluate(processor.tokenizer, WhisperSettings())(model, mixed).predictions
+    texts = Evaluate(processor, WhisperSettings())(model, mixed).predictions
     for place, language in enumerate(("fr", "de")):
         sound = mixed["input_features"][place : place + 1]
         alone = model.generate(input_features=sound, language=language, task="translate")
@@ -89,7 +89,7 @@ def test_beams_are_those_of_transformers_own_generate(kind: str, clip: Clip, req
         tokens = model.generate(input_features=batch["input_features"], num_beams=beams, **asked)
         expected = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
         with torch.no_grad():
-            scored = Evaluate(processor.tokenizer, WhisperSettings(num_beams=beams))(model, batch)
+            scored = Evaluate(processor, WhisperSettings(num_beams=beams))(model, batch)
         assert scored.predictions == expected
         found[beams] = expected
     assert found[1] != found[4]
@@ -105,7 +105,7 @@ def test_the_encoder_runs_once_and_the_loss_is_that_of_training(english: Any, cl
     expected = summed_cross_entropy(model, batch)
     calls: list[int] = []
     model.get_encoder().register_forward_hook(lambda *_: calls.append(1))
-    scored = Evaluate(processor.tokenizer, WhisperSettings())(model, batch)
+    scored = Evaluate(processor, WhisperSettings())(model, batch)
     assert calls == [1]
     assert scored.loss.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
     assert scored.loss.count == expected.count
@@ -121,7 +121,7 @@ def test_texts_end_where_the_settings_or_the_decoder_do(
     model.generation_config.max_new_tokens = 3
     lengths: list[int] = []
     model.proj_out.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
-    Evaluate(processor.tokenizer, WhisperSettings(max_new_tokens=asked))(model, batch)
+    Evaluate(processor, WhisperSettings(max_new_tokens=asked))(model, batch)
     loss, prompt, *steps = lengths
     assert (loss, prompt) == (batch["labels"].shape[1], 2)
     assert steps == [1] * (made - 1)  # with a cache, one position a token
@@ -130,7 +130,7 @@ def test_texts_end_where_the_settings_or_the_decoder_do(
 def test_a_model_in_half_precision(english: Any, clip: Clip) -> None:
     batch = batch_for(english, clip, WhisperSettings())
     model, processor = english
-    scored = Evaluate(processor.tokenizer, WhisperSettings())(model.to(torch.bfloat16), batch)
+    scored = Evaluate(processor, WhisperSettings())(model.to(torch.bfloat16), batch)
     assert len(scored.predictions) == 2
 
 
@@ -145,6 +145,6 @@ def test_nothing_of_the_model_changes_and_nothing_is_warned_of(
     model.config.use_cache = False
     model.generation_config.forced_decoder_ids = [[1, 280], [2, 359]]  # as in older files
     before = copy.deepcopy((model.config.to_dict(), model.generation_config.to_dict()))
-    Evaluate(processor.tokenizer, WhisperSettings(max_new_tokens=5))(model, batch)
+    Evaluate(processor, WhisperSettings(max_new_tokens=5))(model, batch)
     assert (model.config.to_dict(), model.generation_config.to_dict()) == before
     assert caplog.messages == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolkit.testing.laws import batches, contract, losses, measuring, rows, runs
+from toolkit.testing.laws import batches, contract, losses, measuring, reuse, rows, runs
 from toolkit.testing.subject import Subject
 
 
@@ -48,6 +48,7 @@ LAWS = (
     Law(losses.loss_counts_the_targets, needs=_COLLATED),
     Law(losses.loss_adds_up, needs=_STEADY),
     Law(measuring.metrics_add_up, needs=_STEADY),
+    Law(reuse.frozen_stages_are_of_rows, needs=("metrics_add_up",)),
     Law(runs.runs_to_its_end, needs=_COLLATED),
     Law(losses.accumulation_changes_nothing, needs=(*_STEADY, *_SUMMED, *_ENDED)),
     Law(runs.saved_is_what_was_trained, needs=(*_STEADY, *_ENDED)),

@@ -1,0 +1,325 @@
+"""Frozen stages are computed once for each input, and nobody can tell the difference but by the clock."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from toolkit import Stage, cache, notices
+from toolkit.stages import reusable, reused, stage_key, varying
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_said", set())
+
+
+class Encoder(nn.Module):
+    """(B, length, 4) -> `last_hidden_state` (B, length, 8) and `attentions` that nobody asks for."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.dropout = nn.Linear(4, 8), nn.Dropout(dropout)
+        self.rows: list[int] = []
+
+    def forward(self, inputs: torch.Tensor, scale: float = 1.0) -> BaseModelOutput:
+        self.rows.append(len(inputs))
+        return BaseModelOutput(last_hidden_state=self.dropout(self.layer(inputs) * scale))
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False).eval()
+
+
+ROWS = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage("encoder", frozen(Encoder()))
+
+
+def attached(stage: Stage, root: Path, max_gb: float = 1.0, **more: Any) -> Any:
+    return reused([stage], root, max_gb, rows=6, **more)
+
+
+def test_each_row_is_computed_once_in_whatever_company(stage: Stage, tmp_path: Path) -> None:
+    expected = frozen(Encoder())(ROWS).last_hidden_state
+    with attached(stage, tmp_path) as (one,):
+        for places in ([0, 1], [1, 2, 0], [5], [2, 1, 0, 5, 3]):
+            outputs = stage.module(ROWS[places])
+            assert isinstance(outputs, BaseModelOutput)
+            assert torch.equal(outputs.last_hidden_state, expected[places])
+        assert stage.module.rows == [2, 1, 1, 1]
+        assert (one.read, one.computed) == (6, 5)
+    assert "forward" not in vars(stage.module)
+
+
+def test_a_later_run_reads_what_an_earlier_one_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
+    with attached(stage, tmp_path):
+        expected = stage.module(ROWS).last_hidden_state
+    assert "its outputs for 6 rows take 5.8e-07 GB in" in capsys.readouterr().err
+    again = Stage("encoder", frozen(Encoder()))
+    with attached(again, tmp_path):
+        assert torch.equal(again.module(ROWS).last_hidden_state, expected)
+        assert torch.equal(again.module(inputs=ROWS, scale=1.0).last_hidden_state, expected)
+    assert again.module.rows == [1]  # to see that what is kept is still so
+    assert "6 rows of it there already" in capsys.readouterr().err
+
+
+def test_other_arguments_are_another_call(stage: Stage, tmp_path: Path) -> None:
+    with attached(stage, tmp_path):
+        one = stage.module(ROWS, scale=1.0).last_hidden_state
+        two = stage.module(ROWS, scale=2.0).last_hidden_state
+    torch.testing.assert_close(2 * one, two)
+
+
+def test_what_a_stage_is_known_by(stage: Stage) -> None:
+    key = stage_key(stage)
+    assert stage_key(Stage("another name", frozen(Encoder()))) == key
+    assert stage_key(Stage("encoder", frozen(Encoder()), outputs=("last_hidden_state",))) != key
+    stage.module.layer.bias[3] += 1e-6
+    assert stage_key(stage) != key
+
+
+def test_what_trains_is_no_frozen_stage(tmp_path: Path) -> None:
+    module = Encoder()
+    assert not reusable(Stage("encoder", module))
+    frozen(module).layer.bias.requires_grad = True
+    with attached(Stage("encoder", module), tmp_path) as found:
+        assert found == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_depend_on_each_other_are_not_reused() -> None:
+    assert not reusable(Stage("normed", frozen(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_in_training_only_what_is_not_random(dropout: float, tmp_path: Path, capsys: Any) -> None:
+    stage = Stage("encoder", frozen(Encoder(dropout)))
+    with attached(stage, tmp_path) as (one,):
+        stage.module.train()
+        first, second = (stage.module(ROWS).last_hidden_state for _ in range(2))
+        assert torch.equal(first, second) == (dropout == 0)
+        assert stage.module.training
+        stage.module.eval()
+        stage.module(ROWS)
+        assert one.read == (12 if dropout == 0 else 0)
+    assert ("the encoder drops values at random" in capsys.readouterr().err) == (dropout > 0)
+
+
+class Noisy(nn.Module):
+    """Random in training, and nothing of it says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn_like(inputs) if self.training else 0
+        return self.layer(inputs + noise)
+
+
+def test_randomness_that_nothing_tells_of_is_found(tmp_path: Path) -> None:
+    stage = Stage("noisy", frozen(Noisy()))
+    with attached(stage, tmp_path) as (one,):
+        stage.module.train()
+        call = _call(ROWS)
+        before = torch.get_rng_state()
+        assert not one._may_be_reused(call)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not torch.equal(stage.module(ROWS), stage.module(ROWS))
+
+
+def _call(rows: torch.Tensor) -> Any:
+    from toolkit.stages import _Call
+
+    return _Call.of(inspect.signature(Encoder().forward), (rows,), {})
+
+
+def test_augmented_rows_are_not_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
+    with attached(stage, tmp_path, varying=["encoder"]) as (one,):
+        stage.module.train()
+        stage.module(ROWS)
+        assert (one.read, one.computed, one.store.rows) == (0, 0, 0)
+        stage.module.eval()
+        stage.module(ROWS)
+        assert one.store.rows == 6
+    assert (
+        "rows are augmented, so the encoder is computed at each step of training" in capsys.readouterr().err
+    )
+
+
+def test_stages_whose_inputs_vary() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.idle = frozen(Encoder()), frozen(Encoder()), frozen(Encoder())
+
+    model = Two()
+    stages = [Stage(name, getattr(model, name)) for name in ("one", "two", "idle")]
+    batches = [[(ROWS[:1], ROWS[place : place + 1]) for place in places] for places in ([0, 0], [1, 2])]
+    assert varying(stages, lambda batch: (model.one(batch[0]), model.two(batch[1])), batches) == ["two"]
+    assert varying(stages, lambda batch: (model.one(batch[0]), model.two(batch[1])), batches[:1]) == []
+    assert "forward" not in vars(model.two)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(ROWS.clone().requires_grad_(),), (ROWS, torch.tensor(3.0)), (ROWS, ROWS[:2])],
+    ids=["gradients", "no rows", "other rows"],
+)
+def test_calls_that_are_left_alone(arguments: Any, tmp_path: Path) -> None:
+    class Leftover(Encoder):
+        def forward(self, inputs: torch.Tensor, other: Any = None) -> BaseModelOutput:
+            return super().forward(inputs)
+
+    stage = Stage("encoder", frozen(Leftover()))
+    with attached(stage, tmp_path) as (one,):
+        stage.module(*arguments)
+        assert (one.read, one.computed) == (0, 0)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "other"])
+def test_what_is_damaged_is_computed_again(harm: str, stage: Stage, tmp_path: Path, capsys: Any) -> None:
+    with attached(stage, tmp_path):
+        expected = stage.module(ROWS).last_hidden_state
+        for path in tmp_path.rglob("*.safetensors"):
+            content = bytearray(path.read_bytes())
+            content[-3] ^= 64
+            harmed = {"flipped": content, "cut": content[:-9], "empty": b"", "other": b"\x08" * 40}[harm]
+            path.write_bytes(bytes(harmed))
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+    assert stage.module.rows == [6, 6]
+    assert "what is damaged in" in capsys.readouterr().err
+
+
+def test_what_is_kept_but_no_longer_so_is_replaced(stage: Stage, tmp_path: Path) -> None:
+    """As by another build of torch under the same version: the first row that is read is computed too."""
+    with attached(stage, tmp_path) as (one,):
+        expected = stage.module(ROWS).last_hidden_state
+        key = _call(ROWS).keys()[0]
+        one.store.write(key, {"last_hidden_state": torch.zeros(3, 8)})
+    with attached(stage, tmp_path):
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+
+
+def test_the_cap_and_what_has_been_unused_the_longest(tmp_path: Path, capsys: Any) -> None:
+    modules = [frozen(Encoder()) for _ in range(3)]
+    size = 3 * 8 * 4 + 160
+    for place, module in enumerate(modules):
+        module.layer.weight.mul_(1 + place)  # type: ignore[operator, union-attr]
+        with attached(Stage(f"stage {place}", module), tmp_path, max_gb=15 * size / 1e9) as (one,):
+            module(ROWS)
+            os.utime(one.store.folder / cache.STAGE, (place, place))
+    assert [one.facts["stage"] for one in cache.kept(tmp_path)] == ["stage 1", "stage 2"]
+    with attached(Stage("large", frozen(Encoder())), tmp_path, max_gb=4 * size / 1e9) as (one,):
+        expected = one.stage.module(ROWS).last_hidden_state
+        assert torch.equal(one.stage.module(ROWS).last_hidden_state, expected)
+        assert (one.store.rows, one.read) == (4, 4)
+    assert "cache: full at" in capsys.readouterr().err
+
+
+def test_what_another_process_uses_stays(stage: Stage, tmp_path: Path) -> None:
+    size = 3 * 8 * 4 + 160
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        with attached(stage, tmp_path) as (one,):
+            stage.module(ROWS)
+        mark = one.store.folder / f"in-use-{other.pid}"
+        mark.touch()
+        assert cache.kept(tmp_path)[0].in_use
+        second = frozen(Encoder())
+        second.layer.weight.mul_(2)  # type: ignore[operator, union-attr]
+        with attached(Stage("second", second), tmp_path, max_gb=6 * size / 1e9) as (two,):
+            second(ROWS)
+            assert (two.store.rows, one.store.folder.is_dir()) == (0, True)
+        other.communicate(b"\n")
+    assert not cache.kept(tmp_path)[0].in_use
+
+
+def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "frozen").write_text("a file")
+    expected = frozen(Encoder())(ROWS).last_hidden_state
+    with attached(stage, tmp_path):
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+    assert "cannot be written (Not a directory); results are computed each time" in capsys.readouterr().err
+
+
+def test_a_full_disk_in_the_middle(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with attached(stage, tmp_path) as (one,):
+        expected = stage.module(ROWS[:3]).last_hidden_state
+        for letter in "0123456789abcdef":
+            for digit in "0123456789abcdef":  # no further file can be made
+                place = one.store.folder / f"{letter}{digit}"
+                if not place.exists():
+                    place.write_text("in the way")
+        assert torch.equal(stage.module(ROWS[:3]).last_hidden_state, expected)
+        stage.module(ROWS)
+        assert not list(tmp_path.rglob("*.partial"))
+    assert "results are computed each time" in capsys.readouterr().err
+
+
+def whisper() -> Any:
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=64, d_model=16, num_mel_bins=8, max_source_positions=20, max_target_positions=20,
+        encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    return WhisperForConditionalGeneration(config).eval()
+
+
+def test_a_models_own_generation_reads_it(tmp_path: Path) -> None:
+    model, inputs = whisper(), torch.randn(3, 8, 40)
+    expected = model.generate(input_features=inputs, max_new_tokens=5)
+    loss = model(input_features=inputs, labels=expected).loss
+    frozen(model.get_encoder())
+    with attached(Stage("encoder", model.get_encoder(), outputs=("last_hidden_state",)), tmp_path) as (one,):
+        for _ in range(2):
+            assert torch.equal(model.generate(input_features=inputs, max_new_tokens=5), expected)
+            assert torch.equal(model(input_features=inputs, labels=expected).loss, loss)
+        assert one.computed <= 6
+        assert one.read >= 6
+
+
+def test_gradients_are_those_without(tmp_path: Path) -> None:
+    inputs, labels = torch.randn(3, 8, 40), torch.randint(3, 60, (3, 4))
+    gradients = []
+    for place in range(2):
+        model = whisper().train()
+        model.get_encoder().requires_grad_(False)
+        stages = [Stage("encoder", model.get_encoder(), outputs=("last_hidden_state",))] if place else []
+        with reused(stages, tmp_path, 1.0, rows=3):
+            for _ in range(2):
+                model.zero_grad()
+                model(input_features=inputs, labels=labels).loss.backward()
+        gradients.append([one.grad for one in model.parameters() if one.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    stage = Stage("encoder", frozen(Encoder().bfloat16()))
+    with attached(stage, tmp_path):
+        one, two = (stage.module(ROWS.bfloat16()).last_hidden_state for _ in range(2))
+    assert one.dtype == torch.bfloat16
+    assert torch.equal(one, two)

@@ -1,0 +1,29 @@
+"""What docs/cache.md says is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from toolkit.recipe import CacheSpec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()
+
+
+def test_every_key_is_in_the_table_with_its_default() -> None:
+    rows = re.findall(r"^\| `cache\.(\w+)` \| (\S+) \|", PAGE, re.MULTILINE)
+    defaults = {field.name: str(field.default) for field in dataclasses.fields(CacheSpec)}
+    written = {"True": "true", "None": "null"}
+    assert rows == [(name, written.get(value, value)) for name, value in defaults.items()]
+
+
+def test_the_plugin_on_the_page_is_one() -> None:
+    from types import SimpleNamespace
+
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    model = SimpleNamespace(vit="the tower")
+    (stage,) = names["toolkit_frozen_stages"](model)  # type: ignore[operator]
+    assert (stage.name, stage.module, stage.outputs) == ("image encoder", "the tower", ("last_hidden_state",))

@@ -1,0 +1,183 @@
+"""What is kept between runs: the outputs of frozen stages, on disk, each written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.notices import say_once
+
+STAGE = "stage.json"
+_IN_USE = "in-use-"
+_CHECKSUM = "crc32"
+_HEADER = 160
+"""Bytes in a file beside those of a tensor, about."""
+GB = 10**9
+
+
+def cache_folder(wanted: str | None = None) -> Path:
+    """Where results are kept: `wanted`, or a folder of the user's cache."""
+    if wanted is not None:
+        return Path(wanted).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "task-toolkit"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one stage.
+
+    Attributes:
+        facts: `stage`, `model`, and what else `stage.json` says of it.
+        rows: how many outputs there are.
+        bytes: on disk.
+        used: when it was last used, in seconds since 1970.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    rows: int
+    bytes: int
+    used: float
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process that is alive reads or writes it."""
+        return any(_is_alive(path) for path in self.folder.glob(f"{_IN_USE}*"))
+
+    def remove(self) -> None:
+        """First its name, so that nobody finds half of it."""
+        gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.gone")
+        self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def kept(root: Path) -> list[Kept]:
+    """Everything in a cache, the longest unused first."""
+    found = [_kept(path.parent) for path in root.glob(f"frozen/*/{STAGE}")]
+    return sorted(found, key=lambda one: one.used)
+
+
+def _kept(folder: Path) -> Kept:
+    try:
+        facts = json.loads((folder / STAGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = {}
+    sizes = [path.stat().st_size for path in folder.glob("*/*.safetensors")]
+    return Kept(folder, facts, len(sizes), sum(sizes), (folder / STAGE).stat().st_mtime)
+
+
+def _is_alive(mark: Path) -> bool:
+    try:
+        os.kill(int(mark.name.removeprefix(_IN_USE)), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class StageStore:
+    """The outputs of one stage, a file a row, named by what went in."""
+
+    def __init__(self, root: Path, key: str, facts: Mapping[str, Any], most_bytes: float) -> None:
+        self.root, self.folder = root, root / "frozen" / key
+        self.facts, self.most_bytes = facts, most_bytes
+        self.rows = self.bytes = self.others = 0
+        self.closed = False
+
+    def open(self) -> None:
+        """Begin to use it; the cache cannot be written to: nothing is kept, and a line says so."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / STAGE).write_text(json.dumps(self.facts), encoding="utf-8")
+            (self.folder / f"{_IN_USE}{os.getpid()}").touch()
+        except OSError as error:
+            self._give_up(error)
+            return
+        everything = kept(self.root)
+        mine = next(one for one in everything if one.folder == self.folder)
+        self.rows, self.bytes = mine.rows, mine.bytes
+        self.others = sum(one.bytes for one in everything) - mine.bytes
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / f"{_IN_USE}{os.getpid()}").unlink()
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """The tensors of one row, or None where there are none, or damaged ones."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._place(key), framework="pt") as file:
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
+                if (file.metadata() or {}).get(_CHECKSUM) == _checksum(tensors):
+                    return tensors
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError):
+            pass
+        say_once(f"cache: what is damaged in {self.folder} is computed again")
+        return None
+
+    def write(self, key: str, tensors: Mapping[str, Any]) -> None:
+        """Keep the tensors of one row, if there is room."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        size = sum(tensor.nbytes + _HEADER for tensor in tensors.values())
+        if self.closed or not self._has_room(size):
+            return
+        place = self._place(key)
+        partial = place.with_suffix(f".{os.getpid()}.partial")
+        try:
+            place.parent.mkdir(exist_ok=True)
+            save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
+            partial.rename(place)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            self._give_up(error)
+            return
+        self.rows, self.bytes = self.rows + 1, self.bytes + place.stat().st_size
+
+    def _has_room(self, size: int) -> bool:
+        """Make room, from what has been unused the longest; what this run keeps is not taken from it."""
+        if self.bytes + self.others + size <= self.most_bytes:
+            return True
+        for one in kept(self.root):
+            if one.folder != self.folder and not one.in_use:
+                one.remove()
+                self.others -= one.bytes
+                if self.bytes + self.others + size <= self.most_bytes:
+                    return True
+        say_once(
+            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time"
+        )
+        self.closed = True
+        return False
+
+    def _give_up(self, error: Exception) -> None:
+        self.closed = True
+        reason = getattr(error, "strerror", None) or str(error)
+        say_once(f"cache: {self.folder} cannot be written ({reason}); results are computed each time")
+
+    def _place(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _checksum(tensors: Mapping[str, Any]) -> str:
+    import torch
+
+    value = 0
+    for name in sorted(tensors):
+        flat = tensors[name].contiguous().flatten().view(torch.uint8)
+        value = zlib.crc32(flat.numpy(), value)
+    return f"{value:08x}"

@@ -1,0 +1,373 @@
+"""Frozen stages: a part of the model in which nothing trains is computed once for each input, and reused.
+
+    trainer → model → stage(inputs)     rows that are known: their outputs are read
+                                        the others: the stage is computed for them alone, and they are kept
+
+A row is known by its content: whatever changes an input, such as an augmentation, makes it another row. The stage is
+known by its weights, its configuration and the libraries. The plugin's code does not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.cache import GB, StageStore
+from toolkit.notices import say, say_once
+from toolkit.types import Stage
+
+_BATCH_DEPENDENT = ("Linear8bitLt", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+
+
+@contextlib.contextmanager
+def reused(
+    stages: Sequence[Stage], root: Path, max_gb: float, rows: int, varying: Sequence[str] = ()
+) -> Iterator[list[FrozenStage]]:
+    """Meanwhile the outputs of those stages in which nothing trains are kept, and reused.
+
+    Args:
+        root: the cache's folder.
+        rows: how many inputs there will be, for a forecast.
+        varying: names of stages whose inputs in training are others each time, and not worth keeping.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(FrozenStage(stage, root, max_gb, rows, stage.name in varying).attached())
+            for stage in stages
+            if reusable(stage)
+        ]
+
+
+def varying(
+    stages: Sequence[Stage], forward: Callable[[Any], Any], alike: Sequence[Sequence[Any]]
+) -> list[str]:
+    """The names of stages that do not get the same input from the same row.
+
+    Args:
+        forward: has the model compute a batch.
+        alike: a few rows, of each the batches that different epochs make of it.
+    """
+
+    def varies(stage: Stage) -> bool:
+        return any(len({_first_input(stage, forward, batch) for batch in batches}) > 1 for batches in alike)
+
+    return [stage.name for stage in stages if reusable(stage) and varies(stage)]
+
+
+class _Seen(Exception):  # noqa: N818
+    """Ends a forward as soon as a stage was called."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+
+
+def _first_input(stage: Stage, forward: Callable[[Any], Any], batch: Any) -> tuple[str, ...]:
+    """What the stage is first called with; nothing where it is not called, or not with rows."""
+    module: Any = stage.module
+    signature = inspect.signature(module.forward)
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        call = _Call.of(signature, args, kwargs)
+        raise _Seen(call.keys() if call is not None else ())
+
+    module.forward = functools.wraps(module.forward)(seen)
+    try:
+        with torch.no_grad():
+            forward(batch)
+    except _Seen as found:
+        return found.keys
+    finally:
+        del module.forward
+    return ()
+
+
+def reusable(stage: Stage) -> bool:
+    """Whether nothing in the stage trains, and each row's output is its own."""
+    weights = [*stage.module.parameters()]
+    if not weights or any(one.requires_grad for one in weights):
+        return False
+    return not any(type(one).__name__ in _BATCH_DEPENDENT for one in stage.module.modules())
+
+
+class FrozenStage:
+    """One stage and its store."""
+
+    def __init__(self, stage: Stage, root: Path, max_gb: float, rows: int, varies: bool) -> None:
+        self.stage, self.rows, self.varies = stage, rows, varies
+        self.store = StageStore(root, stage_key(stage), _facts(stage), max_gb * GB)
+        self.compute: Callable[..., Any] = stage.module.forward
+        self.signature = inspect.signature(self.compute)
+        self.shape: _Shape | None = None
+        self.steady: bool | None = False if _has_dropout(stage.module) else None
+        self.read = self.computed = 0
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[FrozenStage]:
+        self.store.open()
+        module: Any = self.stage.module
+        module.forward = functools.wraps(self.compute)(self)
+        try:
+            yield self
+        finally:
+            del module.forward
+            self.store.close()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = _Call.of(self.signature, args, kwargs)
+        if call is None or not self._may_be_reused(call):
+            return self.compute(*args, **kwargs)
+        keys = call.keys()
+        found = [self.store.read(key) for key in keys]
+        missing = [place for place, one in enumerate(found) if one is None]
+        if self.shape is None and not missing:
+            missing = [0]  # it tells what an output looks like, and whether what is kept is still so
+        if missing:
+            outputs = self._computed(call, missing)
+            if outputs is None:
+                return self.compute(*args, **kwargs)
+            for place, output in zip(missing, outputs, strict=True):
+                if found[place] is None or not _same(found[place], output):
+                    self.store.write(keys[place], output)
+                found[place] = output
+        self.read, self.computed = self.read + len(keys) - len(missing), self.computed + len(missing)
+        assert self.shape is not None
+        return self.shape.put_together(found, call.device)
+
+    def _may_be_reused(self, call: _Call) -> bool:
+        if not self.stage.module.training:
+            return True
+        if self.varies:
+            name = self.stage.name
+            say_once(f"cache: rows are augmented, so the {name} is computed at each step of training")
+            return False
+        if self.steady is None:
+            self.steady = self._is_steady(call)
+        if not self.steady:
+            say_once(
+                f"cache: the {self.stage.name} drops values at random, and is computed at each step of training"
+            )
+        return self.steady
+
+    @torch.no_grad()
+    def _is_steady(self, call: _Call) -> bool:
+        """Whether a row's output in training is that of evaluation, to the last bit."""
+        module, arguments = self.stage.module, call.of_rows([0])
+        with torch.random.fork_rng():
+            training = self.compute(**arguments)
+            module.eval()
+            try:
+                evaluating = self.compute(**arguments)
+            finally:
+                module.train()
+        one, other = _Shape.of(training, 1, self.stage.outputs), _Shape.of(evaluating, 1, self.stage.outputs)
+        if one is None or other is None:
+            return False
+        return _same(one.rows(training)[0], other.rows(evaluating)[0])
+
+    def _computed(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
+        """The outputs of some rows, or None where they are none of rows."""
+        with torch.no_grad():
+            output = self.compute(**call.of_rows(places))
+        shape = _Shape.of(output, len(places), self.stage.outputs)
+        if shape is None:
+            return None
+        rows = shape.rows(output)
+        if self.shape is None:
+            self._forecast(sum(one.nbytes for one in rows[0].values()))
+        self.shape = shape
+        return rows
+
+    def _forecast(self, size: int) -> None:
+        there = f", {self.store.rows} rows of it there already" if self.store.rows else ""
+        say(
+            f"cache: the {self.stage.name} does not train; its outputs for {self.rows} rows take "
+            f"{self.rows * size / GB:.2g} GB in {self.store.folder}{there}"
+        )
+
+
+# ---- what a stage is known by --------------------------------------------------------------------------------
+
+
+def stage_key(stage: Stage) -> str:
+    """A digest of the weights, the configuration, what is kept, the device and the libraries."""
+    import transformers
+
+    digest = hashlib.sha256()
+    config: Any = getattr(stage.module, "config", None)
+    device = next(stage.module.parameters()).device.type
+    settings = config.to_json_string(use_diff=False) if hasattr(config, "to_json_string") else ""
+    about = [
+        type(stage.module).__qualname__,
+        stage.outputs,
+        settings,
+        device,
+        torch.__version__,
+        transformers.__version__,
+    ]
+    digest.update(repr(about).encode())
+    for name, tensor in stage.module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()[:32]
+
+
+def _facts(stage: Stage) -> dict[str, Any]:
+    model = getattr(getattr(stage.module, "config", None), "name_or_path", "")
+    return {"stage": stage.name, "class": type(stage.module).__name__, "model": str(model)}
+
+
+def _has_dropout(module: nn.Module) -> bool:
+    """Whether anything of it says that it drops values, layers or paths."""
+    config = getattr(module, "config", None)
+    said = [value for name, value in vars(config).items() if "drop" in name] if config is not None else []
+    layers = [
+        getattr(one, "p", 0) for one in module.modules() if isinstance(one, nn.modules.dropout._DropoutNd)
+    ]
+    return any(isinstance(one, int | float) and one > 0 for one in [*said, *layers])
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+# ---- what goes in --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of a stage by name: tensors, which have rows, and plain values, less what is said by default."""
+
+    tensors: Mapping[str, Tensor]
+    plain: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Call | None:
+        """None where there is anything else, or a gradient is asked for."""
+        try:
+            given = _by_name(signature, args, kwargs)
+        except TypeError:
+            return None
+        tensors = {name: one for name, one in given.items() if isinstance(one, Tensor)}
+        plain = {name: one for name, one in given.items() if name not in tensors}
+        if not tensors or not all(isinstance(one, bool | int | float | str) for one in plain.values()):
+            return None
+        counts = {len(one) if one.dim() else 0 for one in tensors.values()}
+        if len(counts) > 1 or 0 in counts or any(one.requires_grad for one in tensors.values()):
+            return None
+        return cls(tensors, plain)
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors.values())).device
+
+    def keys(self) -> list[str]:
+        """A digest of each row's content."""
+        device = self.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        kinds = [(name, one.dtype, tuple(one.shape[1:])) for name, one in sorted(self.tensors.items())]
+        start = hashlib.sha256(repr((sorted(self.plain.items()), precision, kinds)).encode())
+        rows = [one.detach().cpu() for _, one in sorted(self.tensors.items())]
+        keys = []
+        for place in range(self.count):
+            digest = start.copy()
+            for one in rows:
+                digest.update(_bytes(one[place]))
+            keys.append(digest.hexdigest())
+        return keys
+
+    def of_rows(self, places: list[int]) -> dict[str, Any]:
+        """The arguments for some of the rows."""
+        if places == list(range(self.count)):
+            return {**self.tensors, **self.plain}
+        return {**{name: one[places] for name, one in self.tensors.items()}, **self.plain}
+
+
+def _by_name(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments that say something: not None, not the default; of further ones, nothing that switches off."""
+    given: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        parameter = signature.parameters[name]
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            raise TypeError
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= {
+                key: one
+                for key, one in value.items()
+                if one is not False and (key, one) != ("return_dict", True)
+            }
+        elif isinstance(value, Tensor) or value != parameter.default:
+            given[name] = value
+    return {name: one for name, one in given.items() if one is not None}
+
+
+# ---- what comes out ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How an output holds its rows: a tensor, or a mapping such as transformers' outputs."""
+
+    kind: Any
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, output: Any, count: int, wanted: Sequence[str] | None) -> _Shape | None:
+        """None where something of the output is no row's.
+
+        Args:
+            wanted: what is kept of a mapping; None: everything.
+        """
+        if isinstance(output, Tensor):
+            return cls(None, ("",)) if output.dim() and len(output) == count else None
+        if not isinstance(output, Mapping):
+            return None
+        there = {
+            name: value
+            for name, value in output.items()
+            if value is not None and (wanted is None or name in wanted)
+        }
+        if not there or not all(
+            isinstance(one, Tensor) and one.dim() and len(one) == count for one in there.values()
+        ):
+            return None
+        return cls(type(output), tuple(there))
+
+    def rows(self, output: Any) -> list[dict[str, Tensor]]:
+        """The parts of each row, on the CPU."""
+        named = {"": output} if self.kind is None else {name: output[name] for name in self.names}
+        parts = {name: tensor.detach().cpu() for name, tensor in named.items()}
+        count = len(next(iter(parts.values())))
+        return [{name: tensor[place].clone() for name, tensor in parts.items()} for place in range(count)]
+
+    def put_together(self, rows: Sequence[Mapping[str, Tensor] | None], device: torch.device) -> Any:
+        stacked = {
+            name: torch.stack([row[name] for row in rows if row is not None]).to(device)
+            for name in self.names
+        }
+        return stacked[""] if self.kind is None else self.kind(**stacked)
+
+
+def _same(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor]) -> bool:
+    return (
+        one is not None
+        and one.keys() == other.keys()
+        and all(torch.equal(one[name], other[name]) for name in one)
+    )
