@@ -162,20 +162,6 @@ def toolkit_adapt(recipe: Recipe) -> Callable[[Any], Any] | None:
 
 
 @hookspec
-def toolkit_frozen_stages(recipe: Recipe, model: Any) -> Sequence[Stage] | None:
-    """Parts of the model, called with a batch, whose output for a row depends on that row alone; adds up.
-
-    When: before the run measures and trains, and before `toolkit eval` measures, after the adapter. Where nothing in a
-    stage trains, its outputs are computed once for each input, kept in the cache and reused, by later runs too.
-    Default: none.
-
-        @hookimpl
-        def toolkit_frozen_stages(recipe, model):
-            return [Stage("image encoder", model.vit, outputs=("last_hidden_state",))]
-    """
-
-
-@hookspec
 def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
     """Build: `(row) -> facts`, what can be said of a raw row at little cost, from headers, without decoding it.
 
@@ -336,6 +322,20 @@ def toolkit_callbacks(recipe: Recipe) -> Sequence[TrainerCallback] | None:
         @hookimpl
         def toolkit_callbacks(recipe):
             return [MyTracker()]
+    """
+
+
+@hookspec
+def toolkit_frozen_stages(recipe: Recipe, model: Any) -> Sequence[Stage] | None:
+    """Parts of the model, called with a batch, whose output for a row depends on that row alone; adds up.
+
+    When: before the run measures and trains, and before `toolkit eval` measures, after the adapter. Where nothing in a
+    stage trains, its outputs are computed once for each input, kept in the cache and reused, by later runs too.
+    Default: none.
+
+        @hookimpl
+        def toolkit_frozen_stages(recipe, model):
+            return [Stage("image encoder", model.vit, outputs=("last_hidden_state",))]
     """
 
 

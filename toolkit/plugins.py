@@ -205,9 +205,6 @@ class Plugins:
     def adapt(self) -> Callable[[Any], Any] | None:
         return self._one("toolkit_adapt", recipe=self.recipe) if self.recipe.adapter is not None else None
 
-    def frozen_stages(self, model: Any) -> list[Stage]:
-        return self._all("toolkit_frozen_stages", recipe=self.recipe, model=model)
-
     def inspect(self, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
         return self._one("toolkit_inspect", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
 
@@ -248,6 +245,9 @@ class Plugins:
 
     def callbacks(self) -> list[TrainerCallback]:
         return self._all("toolkit_callbacks", recipe=self.recipe)
+
+    def frozen_stages(self, model: Any) -> list[Stage]:
+        return self._all("toolkit_frozen_stages", recipe=self.recipe, model=model)
 
     def evaluate_batch(self, processor: Any) -> Callable[[Any, Batch], Scored] | None:
         return self._one("toolkit_evaluate_batch", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]

@@ -266,7 +266,7 @@ def test_what_becomes_of_several_answers() -> None:
 
 def test_what_passes_is_what_it_is_made_of() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGE.partition("\n## 7. ")[2], re.MULTILINE))
-    for kind in (types.Column, types.Loss, types.Scored):
+    for kind in (types.Column, types.Loss, types.Stage, types.Scored):
         names = re.findall(r"`(\w+)`", rows[kind.__name__])
         assert names == [field.name for field in dataclasses.fields(kind)]
     assert set(re.findall(r"`(\w+)`", rows["Metric"])) == types.Metric.__abstractmethods__ | {
