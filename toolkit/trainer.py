@@ -78,7 +78,9 @@ class Trainer(CompatibleTrainer):
         """Of the last evaluation."""
         if plugins is not None:
             processor = kwargs.get("processing_class")
-            kwargs["data_collator"] = CollateFetched(plugins.collator(processor), in_batches(plugins.columns()))
+            kwargs["data_collator"] = CollateFetched(
+                plugins.collator(processor), in_batches(plugins.columns())
+            )
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
             self._loss = plugins.loss() or model_loss
             self._step = plugins.step()

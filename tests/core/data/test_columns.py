@@ -216,7 +216,9 @@ def test_a_column_that_one_plugin_wants_in_batches_is_in_them() -> None:
 
 
 def test_rows_keep_their_columns_in_preparation_unless_it_makes_them() -> None:
-    prepare = Keeping(lambda row: {"tokens": row["text"].split(), "seconds": 2.0}, ["speaker", "seconds", "room"])
+    prepare = Keeping(
+        lambda row: {"tokens": row["text"].split(), "seconds": 2.0}, ["speaker", "seconds", "room"]
+    )
     prepared = prepare({"text": "a b", "speaker": "p225", "seconds": "two", "other": 1})
     assert prepared == {"speaker": "p225", "tokens": ["a", "b"], "seconds": 2.0}
     batch = with_columns({"num_targets": 2}, [prepared], ["speaker", "room"])
