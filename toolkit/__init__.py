@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toolkit.runs import Run as Run
     from toolkit.runs import load_run as load_run
     from toolkit.runs import run as run
+    from toolkit.searching import search as search
     from toolkit.trainer import Trainer as Trainer
     from toolkit.types import Batch as Batch
     from toolkit.types import Column as Column
@@ -49,6 +50,7 @@ _HOME = {
     "Run": "toolkit.runs",
     "load_run": "toolkit.runs",
     "run": "toolkit.runs",
+    "search": "toolkit.searching",
     "Trainer": "toolkit.trainer",
     "Batch": "toolkit.types",
     "Column": "toolkit.types",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError
 from toolkit.notices import say_once
 from toolkit.spellings import modern
@@ -97,7 +99,7 @@ def argument_faults(train: Mapping[str, Any]) -> list[RecipeError]:
         elif (problem := _type_problem(types[key], value)) is not None:
             faults.append(wrong_value(f"train.{key}", problem, value))
         else:
-            faults += _range_faults(key, value)
+            faults += _choice_faults(key, types[key], value) or _range_faults(key, value)
     return faults + _length_faults(train)
 
 
@@ -124,6 +126,18 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
         return TrainingArguments(**values)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise RecipeError(f"train: {error}", hint="see transformers.TrainingArguments") from error
+
+
+def _choice_faults(key: str, kind: Any, value: Any) -> list[RecipeError]:
+    """Text that is none of the choices of a field that takes text as well as an enumeration."""
+    enums = [one for one in typing.get_args(kind) if isinstance(one, type) and issubclass(one, Enum)]
+    if not isinstance(value, str) or not enums:
+        return []
+    choices = [str(member.value) for one in enums for member in one]
+    if value in choices:
+        return []
+    hint = did_you_mean(value, choices) or f"one of: {', '.join(choices)}"
+    return [RecipeError(f"train.{key}: there is no '{value}'", hint)]
 
 
 def _range_faults(key: str, value: Any) -> list[RecipeError]:

@@ -7,6 +7,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distribution, distributions
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from toolkit.errors import PluginError
 
 Kind = Literal["plugin", "task"]
+KINDS: tuple[Kind, ...] = ("plugin", "task")
 
 _MOST_NAMES = 20
 """How many names an error lists."""
@@ -69,7 +71,9 @@ class Installed:
         needed = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
         if not needed or _top(needed) == _top(self.module):
             return None
-        return f"it needs the module '{_top(needed)}': install that, or reinstall {self.distribution}"
+        return (
+            f"install what it needs, the module '{_top(needed)}', or repair or reinstall {self.distribution}"
+        )
 
     def failure(self, reasons: Sequence[str], remedy: str | None = None) -> PluginError:
         """The error that says why it cannot be used."""
@@ -100,6 +104,19 @@ def find(kind: Kind, name: str) -> Installed:
     if not matches:
         raise _none(kind, name, everything, unreadable)
     return matches[0]
+
+
+def metadata_faults() -> list[str]:
+    """What the metadata alone tell to be wrong: those that cannot be read, and names that several packages offer."""
+    faults: list[str] = []
+    for kind in KINDS:
+        everything, unreadable = _look_around(kind)
+        names = Counter(one.name for one in everything)
+        twice = [
+            [one for one in everything if one.name == name] for name, count in names.items() if count > 1
+        ]
+        faults += [*unreadable, *(_several(kind, claimed[0].name, claimed).message for claimed in twice)]
+    return list(dict.fromkeys(faults))
 
 
 def bare(name: str) -> str:

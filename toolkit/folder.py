@@ -160,6 +160,10 @@ class RunFolder:
                 return {name: value for name, value in line.items() if name not in ("step", "split", "epoch")}
         return None
 
+    def validation_lines(self) -> list[dict[str, Any]]:
+        """What was measured on validation so far, in order."""
+        return [line for line in _lines(self.metrics) if line["split"] == "validation"]
+
     def add_sample(self, step: int, split: str, sample: Sample) -> None:
         _append(self.samples, {"step": step, "split": split, **finite(dataclasses.asdict(sample))})
 

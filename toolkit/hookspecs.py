@@ -3,8 +3,9 @@
 A plugin is a module (or an object, not a class) whose functions carry `@toolkit.hookimpl` and are spelt as here. A
 hook may ask for any of its arguments, or none. *Build* hooks return None ("not mine") or a callable, which the core
 calls later: two answers are an error that names both plugins, no answer means the default that is stated. Hooks that
-return lists add up over the plugins. A plugin is imported only by runs whose recipe names it, and should import
-torch and the like inside its hooks.
+return lists add up over the plugins. Plugins are asked in the order in which the recipe names them, which `toolkit
+check` shows; `--trace-hooks` shows each call. A plugin is imported only by runs whose recipe names it, and should
+import torch and the like inside its hooks.
 
 The contract has a version, `CONTRACT`, which grows by one with each change; what is changed so that plugins must change
 too makes `OLDEST_CONTRACT` follow. A plugin may say which one it is written for: `toolkit_contract = 1`, beside its
@@ -116,6 +117,23 @@ def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]] | None:
 
 
 @hookspec
+def toolkit_quantize(recipe: Recipe) -> Callable[[], Mapping[str, Any]] | None:
+    """Build: `() -> arguments` of `from_pretrained`, with which the model is quantized as it is loaded.
+
+    When: as a model is about to be loaded, where `model.quantization` is not none: 4bit, 8bit, or a mapping with keys
+    of the plugin's own. `toolkit.load_model` passes the arguments on, whichever plugin calls it.
+    Default: bitsandbytes, whose `BitsAndBytesConfig` has the mapping's keys as fields.
+    Errors: `RecipeError` where the mapping is wrong, `ModelError` where the machine cannot do it.
+
+        @hookimpl
+        def toolkit_quantize(recipe):
+            asked = recipe.model.quantization
+            if asked != "4bit" and "hqq_bits" in asked:
+                return lambda: {"quantization_config": HqqConfig(nbits=asked["hqq_bits"])}
+    """
+
+
+@hookspec
 def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
     """Set up a model and a processor that were given in code as `toolkit_model` sets up those that it loads.
 
@@ -134,11 +152,13 @@ def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
 def toolkit_adapt(recipe: Recipe) -> Callable[[Any], Any] | None:
     """Build: `(model) -> model`, with what shall not be trained frozen.
 
-    When: after the model is loaded, where the recipe has an `adapter`. Default: `toolkit.adapt`, that is PEFT.
+    When: after the model is loaded, where the recipe has an `adapter`, and before, to learn whether it is the plugin's:
+    then `toolkit_check` is what finds its faults. An adapter of PEFT is saved and loaded as one; of any other model all
+    weights are saved, and loaded as `toolkit_model` does. Default: `toolkit.adapt`, that is PEFT.
 
         @hookimpl
         def toolkit_adapt(recipe):
-            return freeze_all_but_the_head
+            return freeze_all_but_the_head if recipe.adapter.get("kind") == "head" else None
     """
 
 
@@ -245,6 +265,28 @@ def toolkit_loss(recipe: Recipe) -> Callable[[Any, Batch], Loss] | None:
                 logits = model(pixel_values=batch["pixel_values"]).logits  # (B, C)
                 return Loss(cross_entropy(logits, batch["labels"], reduction="sum"), batch["num_targets"])
             return loss
+    """
+
+
+@hookspec
+def toolkit_wrap_loss(
+    recipe: Recipe,
+) -> Callable[[Callable[[Any, Batch], Loss]], Callable[[Any, Batch], Loss]] | None:
+    """Build, and chains: `(loss) -> loss`, the training loss with something added to it or taken from it.
+
+    When: as the trainer is made, in the order the recipe names the plugins: each is given what those before it made
+    of `toolkit_loss`'s answer. Evaluation measures that answer as it is, so that runs can be compared.
+    Errors: refused beside a plugin that answers `toolkit_step`, for that makes the loss itself.
+
+        @hookimpl
+        def toolkit_wrap_loss(recipe):
+            def penalised(loss):
+                def with_penalty(model, batch):
+                    plain = loss(model, batch)
+                    penalty = plain.outputs.square().mean() * plain.count  # is divided by the targets, as all is
+                    return dataclasses.replace(plain, total=plain.total + 1e-4 * penalty)
+                return with_penalty
+            return penalised
     """
 
 

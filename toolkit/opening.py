@@ -49,6 +49,8 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
         splits = with_validation(splits, recipe.data.validation_fraction, seed, together)
     elif list(splits) == ["train"]:
         splits = {"test": splits["train"]}
+    if not recipe.eval.test:
+        splits = {name: rows for name, rows in splits.items() if name != "test"}
     splits = limited(splits, recipe.data.limit)
     measured = {name: rows for name, rows in splits.items() if name != "train"}
     return {**splits, **limited(measured, recipe.eval.max_samples, "eval.max_samples")}

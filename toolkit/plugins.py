@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from toolkit.discovery import Installed, bare, did_you_mean, in_one_line
 from toolkit.errors import PluginError, RecipeError, ToolkitError
 from toolkit.metrics import named_metrics
 from toolkit.notices import say
+from toolkit.quantization import quantized_by
 from toolkit.recipe import Recipe
 from toolkit.structure import build
 from toolkit.trace import Trace
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 PREFIX = "toolkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
+_WHY_ONE = {"toolkit_model": "a run trains one kind of model: "}
 _LISTS = ("toolkit_check", "toolkit_columns", "toolkit_metrics", "toolkit_callbacks")
 
 
@@ -140,7 +143,7 @@ class Plugins:
         if len(answers) > 1:
             raise PluginError(
                 f"plugins {' and '.join(repr(name) for name in answers)} both answer {hook}",
-                hint="a run trains one kind of model: name just one of them in the recipe's `plugins`",
+                hint=f"{_WHY_ONE.get(hook, '')}name just one of them in the recipe's `plugins`",
             )
         return next(iter(answers.values()), None)
 
@@ -189,13 +192,18 @@ class Plugins:
         return self._one("toolkit_dataset", recipe=self.recipe)  # type: ignore[no-any-return]
 
     def model(self) -> Callable[[], tuple[Any, Any]]:
-        return self._required("toolkit_model", "loads a model", recipe=self.recipe)  # type: ignore[no-any-return]
+        load = self._required("toolkit_model", "loads a model", recipe=self.recipe)
+        quantize = self.quantize() if self.recipe.model.quantization != "none" else None
+        return load if quantize is None else partial(_loaded, load, quantize)
+
+    def quantize(self) -> Callable[[], Mapping[str, Any]] | None:
+        return self._one("toolkit_quantize", recipe=self.recipe)  # type: ignore[no-any-return]
 
     def given(self, model: Any, processor: Any) -> None:
         self._tell("toolkit_given", recipe=self.recipe, model=model, processor=processor)
 
     def adapt(self) -> Callable[[Any], Any] | None:
-        return self._one("toolkit_adapt", recipe=self.recipe)  # type: ignore[no-any-return]
+        return self._one("toolkit_adapt", recipe=self.recipe) if self.recipe.adapter is not None else None
 
     def inspect(self, processor: Any) -> Callable[[Row], Mapping[str, float | str]] | None:
         return self._one("toolkit_inspect", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
@@ -223,6 +231,20 @@ class Plugins:
     def loss(self) -> Callable[[Any, Batch], Loss] | None:
         return self._one("toolkit_loss", recipe=self.recipe)  # type: ignore[no-any-return]
 
+    def wrap_loss(self) -> list[Callable[[Callable[[Any, Batch], Loss]], Callable[[Any, Batch], Loss]]]:
+        """In the recipe's order.
+
+        Raises:
+            PluginError: one of the plugins makes the loss in a step of its own.
+        """
+        wraps = self._answers("toolkit_wrap_loss", recipe=self.recipe)
+        for name in self._answers("toolkit_step", recipe=self.recipe) if wraps else ():
+            raise PluginError(
+                f"plugin '{next(iter(wraps))}' wraps the loss, and plugin '{name}' makes it in a step of its own",
+                hint="leave one of the two out of the recipe's `plugins`",
+            )
+        return list(wraps.values())
+
     def step(self) -> Callable[[Any, Batch, Callable[[torch.Tensor], None]], Loss] | None:
         return self._one("toolkit_step", recipe=self.recipe)  # type: ignore[no-any-return]
 
@@ -248,6 +270,13 @@ class Plugins:
 
     def run_failed(self, run: Run, error: BaseException) -> None:
         self._observe("toolkit_run_failed", run=run, error=error)
+
+
+def _loaded(
+    load: Callable[[], tuple[Any, Any]], quantize: Callable[[], Mapping[str, Any]]
+) -> tuple[Any, Any]:
+    with quantized_by(quantize):
+        return load()
 
 
 def _check_contract(plugin: Installed, wanted: Any) -> None:

@@ -1,11 +1,13 @@
-"""Weights in 4 or 8 bits, by bitsandbytes."""
+"""Weights in few bits, by bitsandbytes or by a plugin."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from toolkit.discovery import did_you_mean
@@ -31,8 +33,23 @@ class _SaidOften(logging.Filter):
 logging.getLogger("bitsandbytes.autograd._functions").addFilter(_SaidOften())
 
 
+Arguments = Callable[[], Mapping[str, Any]]
+"""What to pass to `from_pretrained`, made when it is needed."""
+_backend: ContextVar[Arguments | None] = ContextVar("_backend", default=None)
+
+
+@contextmanager
+def quantized_by(backend: Arguments) -> Iterator[None]:
+    """Have models that are loaded in this block, and are to be quantized, quantized so, and not by bitsandbytes."""
+    token = _backend.set(backend)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
 def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:
-    """What to pass to `from_pretrained` so that the model is quantized as it is loaded.
+    """What to pass to `from_pretrained` so that the model is quantized as it is loaded: as a plugin has it, or else:
 
     `4bit` is QLoRA's: NormalFloat, its constants quantized a second time. It computes in bfloat16 on a GPU that can,
     in float16 on one that cannot, and in float32 on a CPU, where half precision saves no time and loses digits.
@@ -45,6 +62,8 @@ def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:
     """
     if spec.quantization == "none":
         return {}
+    if (backend := _backend.get()) is not None:
+        return dict(backend())
     fields = _fields(spec.quantization)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(

@@ -54,9 +54,11 @@ class EvalSpec:
     `metrics`: of the library `evaluate`, by path, or where `model.trust_remote_code` allows it by name on the hub.
     `early_stopping_patience`: training ends after so many evaluations in a row that were no better than the best
     one, by `train.metric_for_best_model` (`loss` if it says nothing), and the best weights are kept.
+    `test`: false leaves the test rows alone, so that before and after are measured on validation.
     """
 
     before: bool = True
+    test: bool = True
     max_samples: int | None = None
     metrics: list[str] = field(default_factory=list)
     early_stopping_patience: int | None = None
@@ -307,9 +309,11 @@ class Recipe:
         same = (made.plugins, made.sections) == (self.plugins, self.sections)
         return made.with_settings(self._settings if same else {})
 
-    def validate(self) -> None:
+    def validate(self, *, own_adapter: bool = False) -> None:
         """Check all values. `train`, `adapter` and `eval.metrics` need the real classes, which are slow to import.
 
+        Args:
+            own_adapter: a plugin makes the adapter, and knows what its settings are.
         Raises:
             RecipeError: unknown keys, values of the wrong type or out of range, all together.
         """
@@ -330,7 +334,7 @@ class Recipe:
         except RecipeError as error:
             faults += error.all
         try:
-            if self.adapter is not None:
+            if self.adapter is not None and not own_adapter:
                 configure(self.adapter, self.model.quantization)
         except RecipeError as error:
             faults += error.all

@@ -89,7 +89,7 @@ class Run:
         recipe = self.recipe
         if data is not None:
             source = {"source": str(data)} if isinstance(data, str | Path) else {}
-            recipe = recipe.override(data={**source, "limit": None, "config": None})
+            recipe = recipe.override(data={**source, "limit": None, "config": None}, eval={"test": None})
         plugins = self._plugins.with_recipe(_for_measuring(recipe, settings or {}).resolved())
         plugins.check()
         if data is None:
@@ -156,7 +156,7 @@ def run(
     resolved = _with_objects_named(recipe, data, model).resolved()
     if going_on:
         _refuse_another_recipe(files, resolved)
-    plugins = _plugins_of(resolved)
+    plugins = plugins_of(resolved)
     if going_on and files.read_summary().get("status") == "finished":
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
@@ -199,7 +199,7 @@ def _asks_to_resume(recipe: Recipe) -> bool:
     return str(asked).lower() == "true"
 
 
-def _plugins_of(recipe: Recipe) -> Plugins:
+def plugins_of(recipe: Recipe) -> Plugins:
     """The recipe's plugins, once it and they find nothing wrong with it; all faults come together."""
     faults: list[ToolkitError] = []
     plugins = None
@@ -209,7 +209,7 @@ def _plugins_of(recipe: Recipe) -> Plugins:
     except ToolkitError as error:
         faults += error.all
     try:
-        recipe.validate()
+        recipe.validate(own_adapter=plugins is not None and plugins.adapt() is not None)
     except ToolkitError as error:
         faults += error.all
     if plugins is None or faults:
@@ -281,17 +281,22 @@ def _look_at_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
 
 def _refuse_another_recipe(files: RunFolder, recipe: Recipe) -> None:
     """Raise `RecipeError` with the differences if the folder's run was begun by another recipe."""
-    theirs, ours = (_flat(one.without_secrets().as_dict()) for one in (files.read_recipe(), recipe))
-    different = [
-        f"{key}: {show(theirs.get(key))} there, {show(ours.get(key))} here"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key) != ours.get(key)
-    ]
-    if different:
+    there, here = (one.without_secrets().as_dict() for one in (files.read_recipe(), recipe))
+    if different := differences(there, here):
         raise RecipeError(
             f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(different[:8]),
             hint=f"go on by its own: toolkit resume {files.path}, or start another run",
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that has another value here than there."""
+    theirs, ours = _flat(there), _flat(here)
+    return [
+        f"{key}: {show(theirs.get(key))} there, {show(ours.get(key))} here"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key)
+    ]
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

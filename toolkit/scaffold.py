@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
 
-from toolkit.discovery import Kind, installed
+from toolkit.discovery import KINDS, installed
 from toolkit.errors import RecipeError
 from toolkit.recipe import Recipe
 
@@ -25,7 +25,6 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _MOST = 40
 """How many letters a name may have."""
 _TEXTS = (".md", ".py", ".toml")
-_KINDS: tuple[Kind, ...] = ("task", "plugin")
 
 
 def new_package(name: str, parent: Path, template: Template = "task") -> tuple[Path, list[str]]:
@@ -67,7 +66,7 @@ def check_name(name: str) -> None:
         raise RecipeError(
             f"'{name}' is a word of {whose}, and cannot name a section of recipes", hint=another
         )
-    for kind in _KINDS:
+    for kind in KINDS:
         for one in installed(kind):
             if one.name == name:
                 raise RecipeError(f"{one.describe()} is installed already", hint=another)

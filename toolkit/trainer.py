@@ -5,7 +5,7 @@ for each epoch:                                   order of rows: (seed, epoch)
         batches = next micro-batches              toolkit_prepare, toolkit_augment, toolkit_collator, in workers
         targets = sum of num_targets              over micro-batches and ranks, before any forward
         for each micro-batch:
-            loss = toolkit_loss(model, batch)     a sum, in nats
+            loss = toolkit_loss(model, batch)     a sum, in nats; toolkit_wrap_loss
             backward(loss.total x ranks / targets)
             or toolkit_step(model, batch, backward) does both
         optimizer step
@@ -82,7 +82,9 @@ class Trainer(CompatibleTrainer):
                 plugins.collator(processor), in_batches(plugins.columns())
             )
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
-            self._loss = plugins.loss() or model_loss
+            self._loss = self._training_loss = plugins.loss() or model_loss
+            for wrap in plugins.wrap_loss():
+                self._training_loss = wrap(self._training_loss)
             self._step = plugins.step()
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
             # Most such methods return a mean over the micro-batch, which upstream would take for scaled.
@@ -177,7 +179,7 @@ class Trainer(CompatibleTrainer):
             ) or self.compute_loss_func is not None
         if self._plugins is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = self._loss(model, inputs)
+        loss = self._training_loss(model, inputs)
         self._note(loss)
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
         if num_items_in_batch is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -144,6 +145,21 @@ def test_a_hundred_plugins_are_listed_at_once(install: Install, site: Path) -> N
     assert done.stdout.count("Number ") == 100
 
 
+def test_doctor_tells_what_lies_in_wait(
+    install: Install, in_tmp: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vit(install, "")
+    vit(install, "", "other-vit")
+    vit(install, "", "broken-vit")
+    (site / "broken_vit-0.3.dist-info" / "METADATA").write_text("")
+    assert main(["doctor", "--json"]) == 1
+    checks = {one["name"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
+    found = checks["plugins and tasks by name"]
+    assert (found["ok"], checks["plugin vit"]["ok"]) == (False, True)
+    assert "two packages offer a plugin named 'vit': other-vit 0.3 and toolkit-vit 0.3" in found["detail"]
+    assert f"the metadata in {site}/broken_vit-0.3.dist-info cannot be read: " in found["detail"]
+
+
 # ---- named ---------------------------------------------------------------------------------------------
 
 CAUSES = {
@@ -152,7 +168,7 @@ CAUSES = {
     "is no Python": ("SyntaxError: '(' was never closed (toolkit_vit.py, line 1)", "repair or reinstall toolkit-vit"),
     "lacks a module": (
         "ModuleNotFoundError: No module named 'no_such_thing'",
-        "it needs the module 'no_such_thing': install that, or reinstall toolkit-vit",
+        "install what it needs, the module 'no_such_thing', or repair or reinstall toolkit-vit",
     ),
     "hooks are misspelt": (
         "unknown hook 'toolkit_colator' (did you mean 'toolkit_collator'?)",

@@ -52,6 +52,25 @@ def test_a_run_is_a_folder_that_says_everything(tiny_recipe: Recipe, in_tmp: Pat
     assert Path("first/model/README.md").read_text().count(f"{summary['after']['loss']:.4f}") == 1
 
 
+def test_test_rows_can_be_left_alone(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    """Before and after are then of validation; what is measured later is a setting, either way."""
+    result = run(tiny_recipe.override(eval={"test": False}), "first", data=SPLITS)
+    assert result.summary["rows"] == {"train": 20, "validation": 5, "test": 0, "quarantined": 0}
+    assert {line["split"] for line in lines(Path("first"))} == {"train", "validation"}
+    assert result.evaluate() == {
+        "split": "validation",
+        "rows": 5,
+        "metrics": pytest.approx(result.summary["after"]),
+    }
+    tested = result.evaluate(settings={"eval": {"test": True}})
+    assert (tested["split"], tested["rows"]) == ("test", 6)
+    assert tested["metrics"] != result.evaluate()["metrics"]
+    assert result.evaluate(SPLITS["test"]) == tested
+    usual = run(tiny_recipe, "second", data=SPLITS)
+    assert usual.evaluate(settings={"eval": {"test": False}})["split"] == "validation"
+    assert usual.summary["after"] == pytest.approx(tested["metrics"])
+
+
 def test_metrics_are_lines_by_step_and_split(tiny_recipe: Recipe, in_tmp: Path) -> None:
     run(tiny_recipe.override(train={"eval_strategy": "epoch"}), "first", data=SPLITS)
     found = [(line["step"], line["split"]) for line in lines(Path("first"))]

@@ -98,7 +98,7 @@ def test_installed_by_pip_its_own_tests_pass(tmp_path: Path, python: Path, name:
         "toolkit.testing.pytest_plugin",
     ]  # named, for this environment may be older than the entry point
     for command in (
-        ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "-e", "."],
+        ["-m", "pip", "install", "--quiet", "--no-build-isolation", "-e", "."],
         ["-m", "pytest", "-q", *kit],
         ["-m", "toolkit", "plugins", "--json"],
     ):

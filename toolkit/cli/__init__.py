@@ -20,7 +20,8 @@ from toolkit.trace import trace_hooks
 
 COMMANDS = {
     "run": "carry out a task or a recipe file",
-    "resume": "go on with a run that was stopped",
+    "resume": "go on with a run or a search that was stopped",
+    "search": "try values of a recipe's settings, and keep the best",
     "check": "find what is wrong with a recipe, its data and its model before it runs",
     "eval": "measure a run's model",
     "predict": "use a run's model",

@@ -48,6 +48,8 @@ def show(document: dict[str, Any]) -> None:
 
 
 def _of_data(document: dict[str, Any]) -> Iterator[list[str]]:
+    if document["plugins"]:
+        yield ["plugins", ", ".join(document["plugins"])]
     if document["columns"]:
         names = (f"{name} = {given}" for name, given in document["columns"].items())
         yield ["columns", ", ".join(names)]
@@ -75,6 +77,8 @@ def _matches(adapter: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _of_model(document: dict[str, Any]) -> Iterator[list[str]]:
+    if document["metrics"]:
+        yield ["metrics", ", ".join(document["metrics"])]
     if parameters := document["parameters"]:
         share = 100 * parameters["trainable"] / parameters["total"]
         yield ["parameters", f"{parameters['trainable']:,} of {parameters['total']:,} train ({share:.2f} %)"]

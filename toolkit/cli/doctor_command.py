@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.cli.console import print_table
-from toolkit.discovery import installed
-from toolkit.errors import ToolkitError
+from toolkit.discovery import installed, metadata_faults
+from toolkit.errors import PluginError, ToolkitError
 from toolkit.notices import printable
 
 _PACKAGES = ("torch", "transformers", "datasets", "peft", "torchaudio", "soundfile", "bitsandbytes")
@@ -29,6 +29,7 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
         _check(f"plugin {one.name}", partial(_load, one), f"reinstall {one.distribution}")
         for one in installed("plugin")
     ]
+    checks.append(_check("plugins and tasks by name", _metadata, "reinstall or uninstall the package"))
     checks.append(_check("write here", _room, "change to a folder you may write to"))
     needed = [one for one in checks if one["name"].removeprefix("import ") not in _OPTIONAL]
     ok = all(one["ok"] for one in needed)
@@ -50,6 +51,12 @@ def _import(name: str) -> str:
 def _load(plugin: Any) -> str:
     plugin.load()
     return f"{plugin.distribution} {plugin.version}"
+
+
+def _metadata() -> str:
+    if faults := metadata_faults():
+        raise PluginError("; ".join(faults), hint="reinstall or uninstall the package")
+    return "each is of one package"
 
 
 def _room() -> str:

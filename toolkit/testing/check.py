@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toolkit.discovery import installed
 from toolkit.errors import PluginError, ToolkitError
+from toolkit.notices import say
 from toolkit.recipe import Recipe
 from toolkit.testing.laws import LAWS, Law
 from toolkit.testing.report import Report, Result, Status
@@ -35,9 +36,10 @@ def check_plugin(name: str, recipe: Recipe | str | Path | None = None) -> Report
 
 
 def examine(name: str, recipe: Recipe | str | Path | None = None) -> Report:
-    """As `check_plugin`, but broken laws are just reported."""
+    """As `check_plugin`, but what is broken is only reported."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(name, recipe, Path(folder))
+        say(f"checking {subject.plugin.describe()}")
         results: dict[str, Result] = {}
         for law in LAWS:
             results[law.name] = _judged(law, subject, results)
@@ -72,15 +74,20 @@ def _judged(law: Law, subject: Subject, known: dict[str, Result]) -> Result:
         status = "failed"
         finding, hint = "\n".join(one.message for one in fault.all), fault.all[0].hint
     except (Exception, SystemExit) as error:
-        status, finding = "failed", f"{type(error).__name__}: {error}\n{_where(error)}"
+        status, finding = (
+            "failed",
+            f"{type(error).__name__}: {error}\n{_where(error, subject.plugin.entry.module)}",
+        )
         hint = "only errors of the toolkit may leave a hook, and only where its documentation says so"
     return Result(law.name, law.sentence, status, finding, hint, round(time.monotonic() - started, 3))
 
 
-def _where(error: BaseException) -> str:
-    """The last lines of a traceback, which are most often the plugin's."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return "\n".join(f"  {frame.filename}, line {frame.lineno}, in {frame.name}" for frame in frames)
+def _where(error: BaseException, module: str) -> str:
+    """Where an exception passed through the plugin last, and where it arose."""
+    package, frames = module.partition(".")[0], list(traceback.walk_tb(error.__traceback__))
+    own = [one for one in frames if str(one[0].f_globals.get("__name__")).partition(".")[0] == package]
+    shown = dict.fromkeys((frame.f_code, line) for frame, line in [*own[-2:], *frames[-1:]])
+    return "\n".join(f"  {code.co_filename}, line {line}, in {code.co_name}" for code, line in shown)
 
 
 @contextlib.contextmanager

@@ -48,11 +48,3 @@ def relative(one: float, other: float) -> float:
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0
     return abs(one - other) / max(abs(one), abs(other))
-
-
-def furthest(changes: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> tuple[str, float]:
-    """The weight whose two changes are furthest apart, as a share of the largest change of any, and how far."""
-    largest = max(float(change.abs().max()) for change in changes.values())
-    apart = {name: float((change - others[name]).abs().max()) for name, change in changes.items()}
-    name = max(apart, key=lambda one: apart[one])
-    return name, apart[name] / largest if largest else math.inf

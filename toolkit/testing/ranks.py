@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 from toolkit.errors import PluginError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from toolkit.testing.subject import Subject
+    from toolkit.testing.training import Trained
 
 SECONDS = 300
 """After which processes that wait for one another are given up."""
 
 
-def trained_by_ranks(subject: Subject, ranks: int, **train: Any) -> dict[str, Tensor]:
+def trained_by_ranks(subject: Subject, ranks: int, **train: Any) -> Trained:
     """As `toolkit.testing.training.trained`, the rows of a step shared out to `ranks` processes."""
     import torch
+
+    from toolkit.testing.training import Trained
 
     folder = subject.folder / f"{ranks}-ranks"
     folder.mkdir()
@@ -43,8 +44,7 @@ def trained_by_ranks(subject: Subject, ranks: int, **train: Any) -> dict[str, Te
             f"{ranks} processes cannot train together\n{said or 'they wait for one another'}",
             hint="each of them has to make as many forwards as the others",
         )
-    found: dict[str, Tensor] = torch.load(folder / "changes.pt")
-    return found
+    return Trained(**torch.load(folder / "trained.pt"))
 
 
 def _all_end_well(processes: Sequence[Any]) -> bool:
@@ -98,9 +98,9 @@ def _rank(called: str, folder: Path, rank: int, ranks: int, port: int, train: di
         os.dup2(said.fileno(), 2)
     try:
         subject = Subject(called, folder / "recipe.yaml", own)
-        changes = trained(subject, **train)
+        found = trained(subject, **train)
     except BaseException as error:
         (folder / f"rank-{rank}.txt").write_text("".join(traceback.format_exception(error)[-3:]))
         raise SystemExit(1) from error
     if rank == 0:
-        torch.save(changes, folder / "changes.pt")
+        torch.save({"changes": found.changes, "metrics": found.metrics}, folder / "trained.pt")

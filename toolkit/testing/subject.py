@@ -16,6 +16,7 @@ from toolkit.recipe import Recipe
 if TYPE_CHECKING:
     from toolkit.data.splits import Rows
     from toolkit.runs import Run
+    from toolkit.testing.training import Trained
     from toolkit.types import Batch, Row
 
 ROWS, MANY_ROWS = 8, 24
@@ -24,7 +25,7 @@ FLOAT64, FLOAT32 = 1e-7, 1e-4
 """Tolerances. In float64 sums are 1e-14 apart, but some models compute a part of what they do in float32."""
 _SMALL: dict[str, Any] = {
     "data": {"limit": ROWS},
-    "eval": {"before": False, "max_samples": 4, "early_stopping_patience": None, "metrics": None},
+    "eval": {"before": False, "max_samples": 5, "early_stopping_patience": None, "metrics": None},
     "train": {
         "max_steps": 6, "num_train_epochs": None, "save_strategy": "steps", "save_steps": 3, "logging_steps": 1,
         "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "gradient_accumulation_steps": 1,
@@ -200,6 +201,13 @@ class Subject:
         from toolkit.testing.training import works_in_float64
 
         return works_in_float64(self)
+
+    @cached_property
+    def trained_at_once(self) -> Trained:
+        """Two steps of four rows each, in one process."""
+        from toolkit.testing.training import trained
+
+        return trained(self, per_device_train_batch_size=4)
 
     @cached_property
     def finished_run(self) -> Run:

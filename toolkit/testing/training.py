@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from toolkit.errors import PluginError
 from toolkit.execution import Execution
 from toolkit.folder import RunFolder
 from toolkit.signals import Signals
+from toolkit.testing.comparing import relative
 from toolkit.trainer import model_loss
 from toolkit.types import Batch, Loss, Scored
 
@@ -81,23 +84,54 @@ def scored(subject: Subject, model: Any, batches: Iterable[Batch]) -> Iterator[S
             yield own(model, given) if own is not None else Scored(loss_of(subject, model, batch), given)
 
 
-def trained(subject: Subject, **train: Any) -> dict[str, Tensor]:
-    """How two steps of plain gradient descent change the weights, by their names.
+@dataclass(frozen=True)
+class Trained:
+    """What came of two steps.
+
+    Attributes:
+        changes: of the weights that train, by name.
+        metrics: of the rows that the recipe measures, afterwards; empty where there are none.
+    """
+
+    changes: Mapping[str, Tensor]
+    metrics: Mapping[str, float]
+
+    def differences(self, other: Trained, tolerance: float) -> Iterator[str]:
+        """Where the other one is further apart than the tolerance, relatively."""
+        largest = max(float(change.abs().max()) for change in self.changes.values())
+        apart = {name: float((one - other.changes[name]).abs().max()) for name, one in self.changes.items()}
+        furthest = max(apart, key=lambda name: apart[name])
+        if not apart[furthest] <= tolerance * largest:
+            yield f"{furthest} changes otherwise, by {apart[furthest] / largest:.1e} of the largest change"
+        for name, value in self.metrics.items():
+            if relative(value, other.metrics[name]) > tolerance:
+                yield f"{name} is {other.metrics[name]:.9g}, not {value:.9g}"
+
+
+def trained(subject: Subject, **train: Any) -> Trained:
+    """Two steps of plain gradient descent, then an evaluation.
 
     Args:
         train: changes to the recipe's `train`.
+    Raises:
+        PluginError: no weight changes, so that nothing could be compared.
     """
     model = exact_model(subject)
     before = _trainable(model)
     plugins = subject.plugins.with_recipe(subject.recipe.override(train={**_PLAIN, **train}))
     files = RunFolder(new_folder(subject))
-    splits = {"train": subject.whole_batches(4)}
+    splits = {**subject.splits, "train": subject.whole_batches(4)}
     execution = Execution(plugins, files, splits, model, subject.processor, Signals())
-    trainer = execution.trainer
+    trainer, split = execution.trainer, execution.measured_split
     collate = trainer.data_collator
     trainer.data_collator = lambda fetched: exact(subject, collate(fetched))
     trainer.train()
-    return {name: weights - before[name] for name, weights in _trainable(model).items()}
+    changes = {name: weights - before[name] for name, weights in _trainable(model).items()}
+    if not any(bool(change.any()) for change in changes.values()):
+        raise PluginError(
+            "two steps of training change no weight", hint="the loss has to depend on weights that train"
+        )
+    return Trained(changes, execution.evaluate(split) if split else {})
 
 
 def _trainable(model: Any) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ def test_what_it_prints(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -
     assert lines[0] == "columns    ids = tokens"
     assert lines[1] == "rows       train 20, test 6; all looked at, 0 cannot be used"
     assert lines[2].startswith("first row  ids: [")
+    assert "metrics     loss, accuracy" in lines
     assert "parameters  5,712 of 5,712 train (100.00 %)" in lines
     assert "steps       10, 5 an epoch, 4 rows each, the first 0 to warm up" in lines
     assert any(line.startswith("dry run     ") for line in lines)

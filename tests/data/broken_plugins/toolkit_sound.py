@@ -149,7 +149,14 @@ def toolkit_predict(model):
     import torch
 
     def predict(inputs):
-        ids = [torch.tensor([[int(part) for part in one.split()]]) for one in inputs]
+        ids = [torch.tensor([tokens_in(one)]) for one in inputs]
         return [int(model(input_ids=one).logits[0, -1].argmax()) for one in ids]
 
     return predict
+
+
+def tokens_in(text):
+    parts = text.split()
+    if not parts or not all(part.isdecimal() and int(part) < TOKENS for part in parts):
+        raise DataError(f"expected tokens, found {text!r:.40}", hint="numbers below 16, such as '3 4 5'")
+    return [int(part) for part in parts]

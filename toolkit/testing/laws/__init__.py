@@ -43,6 +43,7 @@ LAWS = (
     Law(rows.augmentation_is_the_generators, needs=_OPEN),
     Law(batches.one_row_and_many_are_collated, needs=_OPEN),
     Law(rows.bad_rows_are_answered, needs=_COLLATED),
+    Law(rows.odd_inputs_are_answered, needs=_OPEN),
     Law(batches.batch_is_as_described, needs=_COLLATED),
     Law(losses.loss_counts_the_targets, needs=_COLLATED),
     Law(losses.loss_adds_up, needs=_STEADY),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from toolkit.errors import PluginError
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
 from toolkit.testing.subject import Subject
+from toolkit.types import Row
 
 HEAVY = (
     "torch",
@@ -48,16 +50,17 @@ def imports_nothing_heavy(subject: Subject) -> None:
 
 
 def opens_its_task(subject: Subject) -> None:
-    """In a task that names the plugin, the settings are accepted, the model loads and rows are prepared."""
+    """In a task that names the plugin, settings are accepted, the model loads, and rows are read and prepared."""
     subject.plugins.check()
     model, processor = subject.loaded
-    assert subject.raw_rows
     if subject.has("toolkit_model") and not hasattr(model, "parameters"):
         raise PluginError(
             f"toolkit_model's callable returned a {type(model).__name__} for a model",
             hint="return (model, processor)",
         )
     _ask_everything(subject, processor)
+    for row in subject.raw_rows:
+        _tell_of(subject, row)
 
 
 def _ask_everything(subject: Subject, processor: object) -> None:
@@ -69,3 +72,19 @@ def _ask_everything(subject: Subject, processor: object) -> None:
     for ask_with in (plugins.inspect, plugins.prepare, plugins.show, plugins.collator, plugins.evaluate_batch,
                      plugins.metrics):  # fmt: skip
         ask_with(processor)
+
+
+def _tell_of(subject: Subject, row: Row) -> None:
+    """What the plugin says of a row: facts, its length, how it looks."""
+    plugins, processor = subject.plugins, subject.processor
+    asked = {
+        "toolkit_inspect": (plugins.inspect(processor), row, Mapping),
+        "toolkit_row_length": (plugins.row_length(), row, int | float),
+        "toolkit_show": (plugins.show(processor), subject.prepare(row), str),
+    }
+    for hook, (tell, given, kind) in asked.items():
+        if subject.has(hook) and tell is not None and not isinstance(said := tell(given), kind):
+            raise PluginError(
+                f"{hook}'s callable returned a {type(said).__name__} for a row",
+                hint="see the hook's example in toolkit/hookspecs.py",
+            )

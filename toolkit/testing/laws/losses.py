@@ -7,6 +7,11 @@ from typing import Any
 from toolkit.errors import PluginError
 from toolkit.testing.subject import DoesNotApply, Subject
 
+_OF_STEPS = (
+    "toolkit_loss", "toolkit_step", "toolkit_collator", "toolkit_model", "toolkit_adapt", "toolkit_augment",
+    "toolkit_callbacks",
+)  # fmt: skip
+
 
 def loss_counts_the_targets(subject: Subject) -> None:
     """The loss of a batch is one finite number in nats, and its count is the batch's `num_targets`."""
@@ -72,43 +77,27 @@ def loss_adds_up(subject: Subject) -> None:
 
 def accumulation_changes_nothing(subject: Subject) -> None:
     """Steps of four rows at once and of one row four times change the weights alike."""
-    subject.asked_for("toolkit_loss", "toolkit_collator", "toolkit_model", "toolkit_adapt", "toolkit_augment")
+    subject.asked_for(*_OF_STEPS)
     _refuse_own_step(subject)
-    from toolkit.testing.comparing import furthest
     from toolkit.testing.training import trained
 
-    at_once = trained(subject, per_device_train_batch_size=4)
     by_row = trained(subject, per_device_train_batch_size=1, gradient_accumulation_steps=4)
-    name, apart = furthest(at_once, by_row)
-    if apart > subject.tolerance:
+    if apart := list(subject.trained_at_once.differences(by_row, subject.tolerance)):
         raise PluginError(
-            f"two steps of 1 row x 4 change {name} otherwise than of 4 rows at once: "
-            f"{apart:.1e} of the largest change apart",
+            f"after two steps of 1 row x 4, not of 4 rows at once: {'; '.join(apart)}",
             hint="num_targets of a batch must be the sum of its rows', without padding: the core divides by it",
         )
 
 
 def ranks_change_nothing(subject: Subject) -> None:
-    """Two processes with two rows each change the weights as one with four."""
-    subject.asked_for(
-        "toolkit_loss",
-        "toolkit_step",
-        "toolkit_collator",
-        "toolkit_model",
-        "toolkit_adapt",
-        "toolkit_augment",
-    )
-    from toolkit.testing.comparing import furthest
+    """Two processes with two rows each change the weights as one with four, and measure the same."""
+    subject.asked_for(*_OF_STEPS, "toolkit_evaluate_batch", "toolkit_metrics")
     from toolkit.testing.ranks import trained_by_ranks
-    from toolkit.testing.training import trained
 
-    alone = trained(subject, per_device_train_batch_size=4)
     together = trained_by_ranks(subject, 2, per_device_train_batch_size=2)
-    name, apart = furthest(alone, together)
-    if apart > subject.tolerance:
+    if apart := list(subject.trained_at_once.differences(together, subject.tolerance)):
         raise PluginError(
-            f"two steps of two processes with 2 rows change {name} otherwise than two steps of 4 rows in one: "
-            f"{apart:.1e} of the largest change apart",
+            f"after two steps of two processes with 2 rows, not of one with 4: {'; '.join(apart)}",
             hint="a toolkit_step of rows with one another has to gather them from all processes, with their gradients",
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ _PNG = bytes.fromhex(
 )
 _WAV = b"RIFF\x2c\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\x08\0\0\0\0\0\xff\x7f\0\0\1\x80"
 
+_FILES = {
+    "picture.png": _PNG, "sound.wav": _WAV, "words.txt": b"words\n",
+    "empty.bin": b"", "empty.png": b"", "empty.wav": b"",
+}  # fmt: skip
 _PLAIN = {
     "nothing": None, "an empty text": "", "blanks": " \n", "an empty list": [], "a number": 7, "a nan": float("nan"),
     "a mapping": {"foreign": 1}, "a list of numbers": [1, 2], "a list of nothing": [None], "bytes": b"\0\xff\xfe",
@@ -65,6 +70,44 @@ def bad_rows_are_answered(subject: Subject) -> None:
         )
 
 
+def odd_inputs_are_answered(subject: Subject) -> None:
+    """Inputs of `toolkit predict`, also empty or foreign ones, get plain data for an answer, or a DataError."""
+    subject.asked_for("toolkit_predict")
+    from toolkit.data.columns import names_given
+
+    model, processor = subject.loaded
+    predict = subject.plugins.predict(model.eval(), processor, names_given(subject.splits["train"]))
+    odd = [
+        "",
+        " \n",
+        "no/such/file.xyz",
+        ".",
+        "\N{SNOWMAN}",
+        *(str(path) for path in _foreign_files(subject)),
+    ]
+    faults = [
+        fault for one in odd for given in ([one], [one, "words"]) if (fault := _fault_of(predict, given))
+    ]
+    if faults:
+        raise PluginError(
+            "\n".join(faults),
+            hint="return plain data, or raise toolkit.DataError and say what is wrong with the input",
+        )
+
+
+def _fault_of(predict: Callable[[list[str]], Any], given: list[str]) -> str | None:
+    try:
+        outputs = predict(given)
+        json.dumps(outputs)
+    except DataError:
+        return None
+    except Exception as error:
+        return f"of {given}: {type(error).__name__}: {error}"
+    if isinstance(outputs, Mapping) or len(outputs) == len(given):
+        return None
+    return f"of {given}: {len(outputs)} outputs"
+
+
 def augmentation_is_the_generators(subject: Subject) -> None:
     """A random change to a row depends on the row and the generator alone, and leaves the row as it was."""
     subject.asked_for("toolkit_augment")
@@ -100,17 +143,22 @@ def augmentation_is_the_generators(subject: Subject) -> None:
 def _bad_values(subject: Subject, good: Any) -> Iterator[tuple[str, Any]]:
     """What a cell may hold in data of the real world, with words for it."""
     yield from _PLAIN.items()
-    foreign = {"picture.png": _PNG, "sound.wav": _WAV, "empty.bin": b"", "words.txt": b"words\n"}
-    for name, content in foreign.items():
-        path = subject.folder / name
-        path.write_bytes(content)
-        yield f"the file {name}", str(path)
-        yield f"the bytes of {name}", {"bytes": content, "path": name}
+    for path in _foreign_files(subject):
+        yield f"the file {path.name}", str(path)
+        yield f"the bytes of {path.name}", {"bytes": path.read_bytes(), "path": path.name}
     if (whole := _bytes_of(good)) is not None:
         path = subject.folder / f"half{Path(str(good)).suffix if isinstance(good, str | Path) else ''}"
         path.write_bytes(whole[: len(whole) // 2])
         yield "half a file", str(path)
         yield "half of its bytes", {"bytes": whole[: len(whole) // 2], "path": None}
+
+
+def _foreign_files(subject: Subject) -> Iterator[Path]:
+    """A file of each kind, of which most are none that the plugin reads."""
+    for name, content in _FILES.items():
+        path = subject.folder / name
+        path.write_bytes(content)
+        yield path
 
 
 def _bytes_of(cell: Any) -> bytes | None:
