@@ -6,7 +6,6 @@ import ast
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,11 +23,6 @@ def installed(environment: Environment, tmp_path_factory: pytest.TempPathFactory
         shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info", "build"))
     environment.install(*(f"./{name}" for name in PACKAGES), cwd=folder)
     return environment
-
-
-def summary(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    return found
 
 
 @pytest.mark.slow
@@ -52,35 +46,13 @@ def test_their_own_tests_pass(installed: Environment, tmp_path: Path, name: str)
 
 
 @pytest.mark.slow
-def test_a_sample_is_learnt_with_both(installed: Environment, tmp_path: Path) -> None:
+def test_one_is_trained_with_the_other(installed: Environment, tmp_path: Path) -> None:
     installed.run("toolkit_audio_classify.sounds", "sounds", cwd=tmp_path)
-    arguments = [
-        "--task",
-        "audio-classify",
-        "--data",
-        "sounds",
-        "--plugin",
-        "extras",
-        "--output-dir",
-        "first",
-    ]
+    arguments = ["--task", "audio-classify", "--plugin", "extras", "--output-dir", "first"]
     noise = ["--set", "extras.noise=sounds/train", "--set", "extras.snr_db=[10, 20]"]
     installed.run("toolkit", "run", *arguments, *noise, cwd=tmp_path)
-    run = summary(tmp_path / "first")
-    assert run["before"]["accuracy"] < 0.5 < 0.8 < run["after"]["accuracy"]
-
-
-@pytest.mark.slow
-def test_whisper_is_trained_and_measured_with_the_extras(installed: Environment, tmp_path: Path) -> None:
-    installed.run("toolkit_audio_classify.sounds", "sounds", cwd=tmp_path)
-    arguments = ["--task", "whisper-asr", "--plugin", "extras", "--output-dir", "first"]
-    short = ["train.max_steps=2", "eval.max_samples=12", "extras.noise=sounds/test"]
-    installed.run(
-        "toolkit", "run", *arguments, *(part for one in short for part in ("--set", one)), cwd=tmp_path
-    )
-    after = summary(tmp_path / "first")["after"]
-    groups = [value for name, value in after.items() if name.startswith("wer_") and name != "wer_raw"]
-    assert min(groups) <= after["wer"] <= max(groups)
+    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert summary["before"]["accuracy"] < 0.5 < 0.8 < summary["after"]["accuracy"]
 
 
 @pytest.mark.parametrize("name", PACKAGES)
