@@ -48,7 +48,7 @@ def show(document: dict[str, Any]) -> None:
 
 
 def _of_data(document: dict[str, Any]) -> Iterator[list[str]]:
-    if document["plugins"]:
+    if len(document["plugins"] or ()) > 1:  # it is their order that matters
         yield ["plugins", ", ".join(document["plugins"])]
     if document["columns"]:
         names = (f"{name} = {given}" for name, given in document["columns"].items())

@@ -205,7 +205,6 @@ def test_an_error_of_our_own_is_no_traceback(
     (in_tmp / "odd.yaml").write_text("plugins: [odd]\nmodel: m\ndata: d\n")
     status, out, err = outcome(capsys, "run", "odd.yaml", "--json")
     assert status == 1
-    assert json.loads(out) == {
-        "errors": [{"message": "KeyError: 'lost'", "hint": "--debug shows where it happened"}]
-    }
-    assert err.splitlines()[-2:] == ["error: KeyError: 'lost'", "hint: --debug shows where it happened"]
+    message = "KeyError: 'lost'\n  in plugin 'odd' (toolkit-odd 0.1): toolkit_odd, line 6"
+    assert json.loads(out) == {"errors": [{"message": message, "hint": "--debug shows where it happened"}]}
+    assert err.endswith(f"error: {message}\nhint: --debug shows where it happened\n")

@@ -9,7 +9,7 @@ from toolkit.testing.subject import DoesNotApply, Subject
 
 _OF_STEPS = (
     "toolkit_loss", "toolkit_step", "toolkit_collator", "toolkit_model", "toolkit_adapt", "toolkit_augment",
-    "toolkit_callbacks",
+    "toolkit_wrap_loss", "toolkit_callbacks",
 )  # fmt: skip
 
 

@@ -10,10 +10,16 @@ from typing import Any
 from toolkit.errors import DataError, PluginError
 from toolkit.testing.subject import Subject
 
-_OF_THE_MODEL = ("toolkit_model", "toolkit_adapt", "toolkit_evaluate_batch", "toolkit_predict")
+_OF_THE_MODEL = (
+    "toolkit_model",
+    "toolkit_quantize",
+    "toolkit_adapt",
+    "toolkit_evaluate_batch",
+    "toolkit_predict",
+)
 _OF_TRAINING = (
     "toolkit_dataset", "toolkit_model", "toolkit_adapt", "toolkit_row_length", "toolkit_prepare", "toolkit_augment",
-    "toolkit_collator", "toolkit_loss", "toolkit_step", "toolkit_callbacks",
+    "toolkit_collator", "toolkit_loss", "toolkit_wrap_loss", "toolkit_step", "toolkit_callbacks",
 )  # fmt: skip
 
 
