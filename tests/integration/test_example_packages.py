@@ -39,9 +39,9 @@ def test_they_are_listed(installed: Environment, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PACKAGES)
 def test_their_own_tests_pass(installed: Environment, tmp_path: Path, name: str) -> None:
-    shutil.copytree(
-        EXAMPLES / name / "tests", tmp_path / "tests"
-    )  # away from the sources: what is installed is tested
+    """Away from their sources, so that it is what is installed that is tested."""
+    shutil.copytree(EXAMPLES / name / "tests", tmp_path / "tests")
+    shutil.copy(EXAMPLES / name / "README.md", tmp_path)
     assert " passed" in installed.run("pytest", "-q", "tests", cwd=tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from rapidfuzz.distance import Levenshtein
@@ -73,16 +74,9 @@ class ErrorRatesByGroup(Metric):
         self.by_speaker: dict[str, Count] = {}
 
     def update(self, scored: Scored) -> None:
-        columns = scored.batch["columns"]
-        rows = zip(
-            scored.predictions,
-            scored.references,
-            scored.batch["languages"],
-            columns["seconds"],
-            columns["speaker"],
-            strict=True,
-        )
-        for row in rows:
+        texts, languages = (scored.predictions, scored.references), scored.batch["languages"]
+        columns = [scored.batch["columns"][name] for name in ("seconds", "speaker")]
+        for row in zip(*texts, languages, *columns, strict=True):
             self.add(*row)
 
     def add(self, prediction: str, reference: str, language: str, seconds: float, speaker: Any) -> None:
@@ -110,9 +104,8 @@ class ErrorRatesByGroup(Metric):
         if not named:
             return {}
         ranked = sorted(named, key=lambda name: (-named[name].rows, name))
-        told = [name for name in ranked if named[name].rows >= self.settings.min_rows][
-            : self.settings.speakers
-        ]
+        enough = [name for name in ranked if named[name].rows >= self.settings.min_rows]
+        told = enough[: self.settings.speakers]
         groups = {f"wer_speaker_{name}": named[name] for name in told}
         others = sum((named[name] for name in ranked if name not in told), Count())
         return {**groups, OTHERS: others, NOBODY: self.by_speaker.get("", Count())}
@@ -120,6 +113,6 @@ class ErrorRatesByGroup(Metric):
 
 def _names_of(lengths: tuple[float, ...]) -> Iterator[str]:
     """(2.0, 5.0) gives wer_0_2s, wer_2_5s, wer_5s_up."""
-    for low, high in zip((0.0, *lengths), lengths, strict=False):
+    for low, high in pairwise((0.0, *lengths)):
         yield f"wer_{low:g}_{high:g}s"
     yield f"wer_{lengths[-1]:g}s_up"

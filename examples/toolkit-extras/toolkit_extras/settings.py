@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from toolkit import RecipeError
@@ -33,16 +34,13 @@ class ExtrasSettings:
 def faults(settings: ExtrasSettings) -> list[RecipeError]:
     """What is wrong with them, all together."""
     found = []
-    if not settings.lengths or any(
-        a >= b for a, b in zip((0.0, *settings.lengths), settings.lengths, strict=False)
-    ):
+    if not settings.lengths or any(low >= high for low, high in pairwise((0.0, *settings.lengths))):
         what = f"extras.lengths: expected seconds that grow, found {list(settings.lengths)}"
         found.append(RecipeError(what, hint="for example [2, 5, 10]"))
     for name, value in (("speakers", settings.speakers), ("min_rows", settings.min_rows)):
         if value < 1:
-            found.append(
-                RecipeError(f"extras.{name}: must be at least 1, found {value}", hint="leave it out")
-            )
+            what = f"extras.{name}: must be at least 1, found {value}"
+            found.append(RecipeError(what, hint="leave it out for the default"))
     low, high = settings.snr_db
     if not low <= high:
         what = f"extras.snr_db: must be the least, then the most, found [{low:g}, {high:g}]"
