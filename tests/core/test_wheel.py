@@ -50,7 +50,8 @@ def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
 
 def test_the_templates_of_new_packages_are_in_it_whole(wheel: zipfile.ZipFile) -> None:
     templates = ROOT / "toolkit" / "templates"
-    there = {path.relative_to(ROOT).as_posix() for path in templates.rglob("*") if path.is_file()}
+    paths = [path for kind in ("task", "extension") for path in (templates / kind).rglob("*")]
+    there = {path.relative_to(ROOT).as_posix() for path in paths if path.is_file()}
     there = {name for name in there if "__pycache__" not in name}
     assert len(there) > 150
     assert there <= set(wheel.namelist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ def test_a_new_task_learns_and_is_used(project: Project, put: Put) -> None:
     run = project.run("run", "--task", "leaf-disease", "--output-dir", "first").assert_finished()
     assert run.summary["before"]["accuracy"] < 0.5 < 0.8 < run.summary["after"]["accuracy"]
 
+    assert doctest.testmod(sys.modules["toolkit_leaf_disease.parts"]) == (0, 3)
     image = folder / "toolkit_leaf_disease" / "sample" / "data" / "test" / "down_1.png"
     predicted = project.run("predict", "first", image, "--json").assert_finished().json
     assert predicted["predictions"] == [{"input": str(image), "output": "down"}]
@@ -68,6 +70,7 @@ def test_a_new_extension_adds_to_another_task(project: Project, put: Put) -> Non
     ]
     run = project.run("run", *arguments, "--set", "field-notes.ledger=mine.csv").assert_finished()
     assert run.summary["after"]["bits_per_target"] > run.summary["after"]["loss"]
+    assert doctest.testmod(sys.modules["toolkit_field_notes.parts"]) == (0, 3)
     assert len((project.folder / "runs" / "mine.csv").read_text().splitlines()) == 1 + len(
         run.summary["after"]
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolkit.testing import Project, check_plugin
+from toolkit import Recipe
+from toolkit.testing import Project, check_plugin, examine
 from toolkit.testing.docstrings import described, docstring_of
 from toolkit.testing.laws import LAWS
 
@@ -18,6 +20,19 @@ def test_it_lists_the_laws_in_their_order() -> None:
     assert re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGE, re.MULTILINE) == [
         (law.name, law.sentence) for law in LAWS
     ]
+
+
+def test_the_failure_it_shows_is_one(sample_of: Callable[[str], Recipe]) -> None:
+    """Numbers aside, which differ in their last digits from machine to machine."""
+    [failed] = examine("broken", sample_of("loss_adds_up")).failed
+    shown = re.search(r"^failed .*?(?=…\n```)", PAGE, re.MULTILINE | re.DOTALL)
+    assert shown
+    told = "\n".join(line.removeprefix("  ") for line in failed.lines())
+    assert without_numbers(told).startswith(without_numbers(shown[0]).replace("\n  ", "\n"))
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"\d[\d.e-]*", "#", text)
 
 
 def test_its_tests_pass(project: Project) -> None:

@@ -6,7 +6,6 @@ import csv
 import math
 
 import pytest
-
 from toolkit.testing import Project, check_plugin
 
 
@@ -15,7 +14,9 @@ def test_the_plugin_keeps_the_contract() -> None:
 
 
 def test_a_run_has_its_loss_in_bits_and_is_in_the_ledger(project: Project) -> None:
-    run = project.run("run", "--task", "my-extension", "--output-dir", "runs/first").assert_finished()
+    run = project.run(
+        "run", "--task", "my-extension", "--output-dir", "runs/first"
+    ).assert_finished()
     after = run.summary["after"]
     assert after["bits_per_target"] == pytest.approx(after["loss"] / math.log(2))
 

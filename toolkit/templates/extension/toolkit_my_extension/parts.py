@@ -11,7 +11,7 @@ from toolkit import Metric, Run, Scored
 
 
 class BitsPerTarget(Metric):
-    """`bits_per_target`: the loss in bits, which is how long the shortest code for a target would be.
+    """`bits_per_target`: the loss in bits, the length of the shortest code for a target.
 
     Sums are kept and divided once, so neither the size nor the order of the batches matters.
 
@@ -42,7 +42,7 @@ class BitsPerTarget(Metric):
 
 
 def note(run: Run, ledger: Path) -> None:
-    """Add a line for each metric of a run that is complete: what it was before, and what it is after."""
+    """Add a line for each metric of a complete run: what it was before, and what it is after."""
     before, after = run.summary["before"], run.summary["after"]
     is_new = not ledger.exists()
     with ledger.open("a", newline="", encoding="utf-8") as file:
@@ -50,5 +50,6 @@ def note(run: Run, ledger: Path) -> None:
         if is_new:
             table.writerow(["run", "task", "metric", "before", "after"])
         table.writerows(
-            [run.folder.name, run.recipe.name, name, before.get(name), after[name]] for name in after
+            [run.folder.name, run.recipe.name, name, before.get(name), after[name]]
+            for name in after
         )

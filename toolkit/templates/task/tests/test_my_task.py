@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import toolkit_my_task
-
 from toolkit.testing import Project, check_plugin
+
+import toolkit_my_task
 
 TEST_IMAGES = Path(toolkit_my_task.__file__).parent / "sample" / "data" / "test"
 
@@ -32,10 +32,23 @@ def test_classes_are_needed(project: Project) -> None:
 
 def test_rows_that_cannot_be_used_are_set_aside(project: Project) -> None:
     good = [
-        {"image": str(image), "label": image.stem.partition("_")[0]} for image in TEST_IMAGES.glob("*.png")
+        {"image": str(image), "label": image.stem.partition("_")[0]}
+        for image in TEST_IMAGES.glob("*.png")
     ]
-    bad = [{**good[0], "label": "round"}, {**good[0], "image": str(project.write("broken.png", b"\x89PNG"))}]
+    bad = [
+        {**good[0], "label": "round"},
+        {**good[0], "image": str(project.write("broken.png", b"\x89PNG"))},
+    ]
     project.write("data/train.jsonl", [*good, *bad])
-    arguments = ["--data", "data", "--set", "data.max_bad_fraction=0.2", "--set", "train.num_train_epochs=1"]
-    run = project.run("run", "--task", "my-task", "--output-dir", "first", *arguments).assert_finished()
+    arguments = [
+        "--data",
+        "data",
+        "--set",
+        "data.max_bad_fraction=0.2",
+        "--set",
+        "train.num_train_epochs=1",
+    ]
+    run = project.run(
+        "run", "--task", "my-task", "--output-dir", "first", *arguments
+    ).assert_finished()
     assert run.summary["rows"]["quarantined"] == 2

@@ -1,7 +1,8 @@
 """Image classification: an image in, one of the recipe's classes out.
 
-Rows need `image` (a file, its bytes, or a `PIL.Image.Image`) and `label`, the name of a class. Metric: `accuracy`.
-Only the hooks stand here: what needs torch is in `parts`, which they import when they are called.
+Rows need `image` (a file, its bytes, or a `PIL.Image.Image`) and `label`, the name of a class; the
+metric is `accuracy`. Only the hooks stand here: what needs torch is in `parts`, which they import
+when they are called.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ toolkit_contract = 1
 
 @dataclass(frozen=True)
 class MyTaskSettings:
-    """The section `my-task` of a recipe. `classes`: their names, in the order of the model's outputs."""
+    """The section `my-task` of a recipe.
+
+    Attributes:
+        classes: their names, in the order of the model's outputs.
+    """
 
     classes: tuple[str, ...] = ()
 
@@ -39,7 +44,10 @@ def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
 @hookimpl
 def toolkit_columns() -> Sequence[Column]:
     files = ("file_name", "path", "file", "img", "picture", "jpg", "png")
-    return [Column("image", usual=files), Column("label", usual=("class", "class_name", "category"))]
+    return [
+        Column("image", usual=files),
+        Column("label", usual=("class", "class_name", "category")),
+    ]
 
 
 @hookimpl

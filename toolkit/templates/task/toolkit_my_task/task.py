@@ -1,4 +1,4 @@
-"""Image classification: fine-tune a ViT, or another classifier, to tell the classes of your images apart."""
+"""Image classification: fine-tune a ViT, or another classifier, on images and their classes."""
 
 from pathlib import Path
 
