@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from toolkit_audio_classify.sounds import CLASSES, RATE
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+from toolkit_audio_classify.sounds import CLASSES, RATE
 
 FOLDER = Path(__file__).parent / "toolkit_audio_classify" / "sample_model"
 SEED = 6

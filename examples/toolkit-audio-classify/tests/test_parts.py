@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import toolkit_audio_classify.metrics
 import torch
+from toolkit import DataError
+
+import toolkit_audio_classify.metrics
 from toolkit_audio_classify.audio import duration, load
 from toolkit_audio_classify.metrics import ClassScores
-
-from toolkit import DataError
 
 RATE = 8000
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)).astype(np.float32)  # 1 s

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from toolkit.testing import Project
+
 import toolkit_audio_classify
 from toolkit_audio_classify.sounds import write
-
-from toolkit.testing import Project
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 MODEL = Path(toolkit_audio_classify.__file__).parent / "sample_model"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toolkit_audio_classify.sounds import CLASSES, RATE, Sounds, write
+from toolkit.testing import Project, check_plugin
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -17,7 +17,7 @@ from transformers import (
     WhisperForAudioClassification,
 )
 
-from toolkit.testing import Project, check_plugin
+from toolkit_audio_classify.sounds import CLASSES, RATE, Sounds, write
 
 SHORT = ("--set", "train.max_steps=1", "--set", "eval.max_samples=4", "--set", "data.limit=8")
 

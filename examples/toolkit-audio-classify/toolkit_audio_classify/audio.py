@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from toolkit import DataError
 from torch import Tensor
 from torch.nn.functional import pad
 from torchaudio.functional import resample
-
-from toolkit import DataError
 
 
 def load(source: Any, rate: int, seconds: float) -> Tensor:

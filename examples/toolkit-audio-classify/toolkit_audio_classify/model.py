@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from toolkit import Batch, Loss, Row, Scored, load_model, load_processor
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from toolkit import Batch, Loss, Row, Scored, load_model, load_processor
 from toolkit_audio_classify.audio import load as load_audio
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit import DataError, Row
+
 from toolkit_audio_classify.audio import duration, load
 
 

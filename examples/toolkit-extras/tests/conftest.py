@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-
 from toolkit import Recipe
 
 RATE = 16_000

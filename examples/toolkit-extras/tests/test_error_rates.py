@@ -9,14 +9,14 @@ from typing import Any
 
 import jiwer
 import pytest
-import toolkit_extras.error_rates
-from toolkit_extras.error_rates import ErrorRatesByGroup, Normalise
-from toolkit_extras.settings import ExtrasSettings
+from toolkit import Recipe
 from toolkit_whisper.metrics import ErrorRates
 from toolkit_whisper.metrics import Normalise as NormaliseOfWhisper
 from transformers import WhisperTokenizer
 
-from toolkit import Recipe
+import toolkit_extras.error_rates
+from toolkit_extras.error_rates import ErrorRatesByGroup, Normalise
+from toolkit_extras.settings import ExtrasSettings
 
 WORDS = ["Turn", "the", "lamp", "ON,", "it's", "twenty-one", "o'clock;", "colour", "Müller's", "café"]
 LETTERS = ["今天", "天气", "很好"]

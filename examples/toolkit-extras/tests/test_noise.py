@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import toolkit_extras.noise
 import torch
+from toolkit import DataError
+
+import toolkit_extras.noise
 from toolkit_extras.noise import MixNoise, mixed, stretch
 from toolkit_extras.settings import recordings_in
-
-from toolkit import DataError
 
 RATE = 16_000
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from toolkit import Recipe
 from toolkit.testing import Project, check_plugin
 

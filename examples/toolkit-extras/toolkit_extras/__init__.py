@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from toolkit import Column, Metric, Recipe, Row, hookimpl
+
 from toolkit_extras.settings import ExtrasSettings as ExtrasSettings
 from toolkit_extras.settings import faults, recordings_in
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any, Self
 
 from rapidfuzz.distance import Levenshtein
+from toolkit import Metric, Scored
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-from toolkit import Metric, Scored
 from toolkit_extras.settings import ExtrasSettings
 
 Normaliser = Callable[[str, str], str]

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import soundfile
 import torch
+from toolkit import DataError, Row
 from torch import Tensor
 from torchaudio.functional import resample
-
-from toolkit import DataError, Row
 
 RATE = 16_000
 """Of the clips, in Hz: all Whispers hear at this rate."""
