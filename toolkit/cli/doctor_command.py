@@ -53,6 +53,7 @@ def _import(name: str) -> str:
 
 def _adapters() -> str:
     """transformers refuses a peft that is older than it likes only when an adapter is added."""
+    importlib.import_module("torch")
     from transformers.integrations.peft import MIN_PEFT_VERSION
     from transformers.utils import check_peft_version
 
