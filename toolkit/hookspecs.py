@@ -92,7 +92,8 @@ def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
         def toolkit_columns(recipe):
             return [Column("image", usual=("img", "file_name")), Column("label", usual=("class",))]
 
-    Where a row may have one of several shapes, their columns share a name in `one_of`: data needs one of them.
+    Where a row may have one of several shapes, their columns share a name in `one_of`: data needs one of them. Metrics
+    find what rows hold in a column that is `in_batch`: `scored.batch["columns"]["speaker"]`, a list.
     """
 
 

@@ -212,7 +212,12 @@ class Plugins:
         return self._one("toolkit_row_length", recipe=self.recipe)  # type: ignore[no-any-return]
 
     def prepare(self, processor: Any) -> Callable[[Row], Row] | None:
-        return self._one("toolkit_prepare", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]
+        """The plugin's own, which leaves what shall come along in batches as it is."""
+        from toolkit.data.columns import Keeping, in_batches
+
+        own = self._one("toolkit_prepare", recipe=self.recipe, processor=processor)
+        kept = in_batches(self.columns())
+        return Keeping(own, kept) if own is not None and kept else own
 
     def show(self, processor: Any) -> Callable[[Row], str] | None:
         return self._one("toolkit_show", recipe=self.recipe, processor=processor)  # type: ignore[no-any-return]

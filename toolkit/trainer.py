@@ -32,6 +32,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from toolkit.adalora import orthogonality
 from toolkit.compat import CompatibleTrainer
+from toolkit.data.columns import in_batches
 from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
 from toolkit.metrics import SAMPLES, Sample, Scores
@@ -39,7 +40,7 @@ from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.types import Batch, Loss, Scored
 
-_OUR_KEYS = ("num_targets", "row_id", "work", "bad_rows")
+_OUR_KEYS = ("num_targets", "row_id", "work", "columns", "bad_rows")
 
 
 class Trainer(CompatibleTrainer):
@@ -77,7 +78,9 @@ class Trainer(CompatibleTrainer):
         """Of the last evaluation."""
         if plugins is not None:
             processor = kwargs.get("processing_class")
-            kwargs["data_collator"] = CollateFetched(plugins.collator(processor))
+            kwargs["data_collator"] = CollateFetched(
+                plugins.collator(processor), in_batches(plugins.columns())
+            )
             self._loss = self._training_loss = plugins.loss() or model_loss
             for wrap in plugins.wrap_loss():
                 self._training_loss = wrap(self._training_loss)

@@ -15,7 +15,8 @@ Row = dict[str, Any]
 
 Batch = dict[str, Any]
 """Collated rows. Two keys are the core's: `num_targets`, how many targets the loss is summed over, and `row_id`
-(B,), int64. A third is optional: `work`, amounts processed (`{"audio seconds": 31.5}`), shown as a rate."""
+(B,), int64. A third is optional: `work`, amounts processed (`{"audio seconds": 31.5}`), shown as a rate. The core adds
+`columns`, where a plugin has a `Column(in_batch=True)`."""
 
 Splits = Mapping[str, Sequence[Row]]
 """Raw rows by split: `train`, and where there are any `validation` and `test`."""
@@ -30,6 +31,8 @@ class Column:
             "text": "..."}, ...]`. All its columns are theirs too, where they say nothing else.
         one_of: columns that share this name stand for one another: data needs one of them, `required` says nothing.
         keeps_together: rows that have the same value in it are not divided between train and validation.
+        in_batch: its values come along in each batch, whichever plugin prepares and collates: `columns` has a list by
+            its name, a value a row, None where a row has none. It may be a column that `toolkit_prepare` makes.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Column:
     holds_rows: bool = False
     one_of: str | None = None
     keeps_together: bool = False
+    in_batch: bool = False
 
 
 @dataclass(frozen=True)

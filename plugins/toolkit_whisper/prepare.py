@@ -14,8 +14,8 @@ from toolkit_whisper.labels import labels_of, language_of, prompt_for
 class Prepare:
     """`audio` becomes (samples,) float32 at the model's rate, `language` a code.
 
-    `prompt` and `labels` (lists of tokens) are added, and `window`, the most samples the model takes. Columns `start`
-    and `end`, in seconds, cut the clip out of a longer file, of which no more is read.
+    `prompt` and `labels` (lists of tokens) are added, `window`, the most samples the model takes, and `seconds`, how
+    long the clip lasts. Columns `start` and `end`, in seconds, cut it out of a longer file, of which no more is read.
     """
 
     def __init__(self, processor: Any, audio_window: str | float | None = None) -> None:
@@ -30,9 +30,11 @@ class Prepare:
             RecipeError: no row says its language, nor do the settings.
         """
         language, prompt, labels = asked_and_answered(row, self.tokenizer)
+        audio = load(row["audio"], self.features.rate, self.features.seconds, *part_of(row))
         return {
             **row,
-            "audio": load(row["audio"], self.features.rate, self.features.seconds, *part_of(row)),
+            "audio": audio,
+            "seconds": len(audio) / self.features.rate,
             "window": self.features.samples,
             "language": language,
             "prompt": prompt,

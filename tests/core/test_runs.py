@@ -479,3 +479,54 @@ def test_tensorboard_shows_what_metrics_jsonl_says(tiny_recipe: Recipe, in_tmp: 
         ]
         assert [(step, pytest.approx(value, rel=1e-6)) for step, value in written] == shown[tag], tag
     assert result.summary["artifacts"]["logs"] == "logs"
+
+
+BY_PARITY = """
+from toolkit import Column, Metric, hookimpl
+
+class Targets(Metric):
+    higher_is_better = True
+
+    def __init__(self):
+        self.counts = {}
+
+    def update(self, scored):
+        columns = scored.batch["columns"]
+        for parity, missing, labels in zip(columns["parity"], columns["missing"], scored.batch["labels"], strict=True):
+            assert missing is None
+            self.counts[parity] = self.counts.get(parity, 0) + int((labels[1:] != -100).sum())
+
+    def merge(self, other):
+        for parity, count in other.counts.items():
+            self.counts[parity] = self.counts.get(parity, 0) + count
+
+    def compute(self):
+        return {f"targets_{parity}": float(count) for parity, count in self.counts.items()}
+
+@hookimpl
+def toolkit_columns():
+    parity = Column("parity", usual=("kind",), required=False, in_batch=True)
+    return [parity, Column("missing", required=False, in_batch=True)]
+
+@hookimpl
+def toolkit_metrics():
+    return [Targets()]
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_metrics_see_the_columns_of_rows(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, workers: int
+) -> None:
+    install("toolkit-parity", plugins={"parity": "toolkit_parity"}, modules={"toolkit_parity": BY_PARITY})
+    named = {
+        split: [{**row, "kind": ("even", "odd")[len(row["ids"]) % 2]} for row in some]
+        for split, some in SPLITS.items()
+    }
+    train = {"max_steps": 1, "dataloader_num_workers": workers}
+    result = run(tiny_recipe.override(plugins=["tiny", "parity"], train=train), "first", data=named)
+    expected = {
+        f"targets_{kind}": sum(len(row["ids"]) - 1 for row in named["test"] if row["kind"] == kind)
+        for kind in ("even", "odd")
+    }
+    assert {name: value for name, value in result.summary["after"].items() if "targets" in name} == expected

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import doctest
-import os
-import subprocess
 import sys
 import tomllib
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Install
+from tests.integration.conftest import Environment
 from toolkit.discovery import find
 from toolkit.scaffold import Template, new_package
 from toolkit.testing import Project
-
-ROOT = Path(__file__).parents[2]
-
 
 Put = Callable[[Path], None]
 
@@ -81,30 +76,13 @@ def test_a_new_extension_adds_to_another_task(project: Project, put: Put) -> Non
     )
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that has what this one has, and nothing of the packages written here yet."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, symlinks=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    (site / "all.pth").write_text("\n".join(path for path in [str(ROOT), *sys.path] if Path(path).is_dir()))
-    return folder / "bin" / "python"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("leaf-disease", "task"), ("field-notes", "extension")])
-def test_installed_by_pip_its_own_tests_pass(tmp_path: Path, python: Path, name: str, kind: Template) -> None:
+def test_installed_by_pip_its_own_tests_pass(
+    tmp_path: Path, environment: Environment, name: str, kind: Template
+) -> None:
     folder, _ = new_package(name, tmp_path, kind)
-    offline = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PIP_NO_INDEX": "1"}
-    kit = [
-        "-p",
-        "toolkit.testing.pytest_plugin",
-    ]  # named, for this environment may be older than the entry point
-    for command in (
-        ["-m", "pip", "install", "--quiet", "--no-build-isolation", "-e", "."],
-        ["-m", "pytest", "-q", *kit],
-        ["-m", "toolkit", "plugins", "--json"],
-    ):
-        done = subprocess.run([python, *command], cwd=folder, env=offline, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert f'"distribution": "toolkit-{name}"' in done.stdout
+    environment.install("--editable", ".", cwd=folder)
+    environment.run("pytest", "-q", cwd=folder)
+    listed = environment.run("toolkit", "plugins", "--json", cwd=folder)
+    assert f'"distribution": "toolkit-{name}"' in listed

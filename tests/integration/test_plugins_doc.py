@@ -276,7 +276,7 @@ def test_what_passes_is_what_it_is_made_of() -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    for name in re.findall(r"\]\(([\w/.]+)\)", PAGE):
+    for name in re.findall(r"\]\(([\w/.-]+)(?:#[\w-]+)?\)", PAGE):
         assert (ROOT / "docs" / name).exists(), name
 
 

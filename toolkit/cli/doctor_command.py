@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     checks = [_check(f"import {name}", partial(_import, name), f"pip install {name}") for name in _PACKAGES]
+    checks.append(
+        _check("model.add_adapter", _adapters, "pip install --upgrade peft, or an older transformers")
+    )
     checks += [
         _check(f"plugin {one.name}", partial(_load, one), f"reinstall {one.distribution}")
         for one in installed("plugin")
@@ -46,6 +49,16 @@ def _check(name: str, look: Callable[[], str], hint: str) -> dict[str, Any]:
 
 def _import(name: str) -> str:
     return str(getattr(importlib.import_module(name), "__version__", "installed"))
+
+
+def _adapters() -> str:
+    """transformers refuses a peft that is older than it likes only when an adapter is added."""
+    importlib.import_module("torch")
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+    from transformers.utils import check_peft_version
+
+    check_peft_version(min_version=MIN_PEFT_VERSION)
+    return f"transformers wants peft {MIN_PEFT_VERSION} or newer"
 
 
 def _load(plugin: Any) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from toolkit.data.expanded import expanded
 from toolkit.data.splits import Rows, Source
 from toolkit.discovery import did_you_mean
 from toolkit.errors import DataError, RecipeError, ToolkitError
-from toolkit.types import Column, Row
+from toolkit.types import Batch, Column, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,32 @@ def names_given(rows: Rows) -> dict[str, str]:
     return dict(rows.source.names) if isinstance(rows.source, Renamed) else {}
 
 
+def in_batches(columns: Sequence[Column]) -> list[str]:
+    """The columns whose values come along in batches."""
+    return [column.name for column in _merged(columns) if column.in_batch]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """`prepare`, whose rows also have the named columns of the raw row, unless it makes them itself."""
+
+    prepare: Callable[[Row], Row]
+    names: Sequence[str]
+
+    def __call__(self, row: Row) -> Row:
+        return {**{name: row[name] for name in self.names if name in row}, **self.prepare(row)}
+
+
+def with_columns(batch: Batch, rows: Sequence[Row], names: Sequence[str]) -> Batch:
+    """A batch of prepared rows with `columns`, where any are asked for: what the rows hold in them.
+
+    >>> with_columns({"num_targets": 2}, [{"speaker": "p225"}, {}], ["speaker"])
+    {'num_targets': 2, 'columns': {'speaker': ['p225', None]}}
+    """
+    columns = {"columns": {name: [row.get(name) for row in rows] for name in names}} if names else {}
+    return {**batch, **columns}
+
+
 def _merged(columns: Sequence[Column]) -> list[Column]:
     """Columns that several plugins read, once each."""
     merged: dict[str, Column] = {}
@@ -85,8 +111,8 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
         usual = tuple(dict.fromkeys(other.usual + column.usual))
         required, one_of = other.required or column.required, other.one_of or column.one_of
         holds_rows = other.holds_rows or column.holds_rows
-        together = other.keeps_together or column.keeps_together
-        merged[column.name] = Column(column.name, usual, required, holds_rows, one_of, together)
+        together, in_batch = other.keeps_together or column.keeps_together, other.in_batch or column.in_batch
+        merged[column.name] = Column(column.name, usual, required, holds_rows, one_of, together, in_batch)
     return list(merged.values())
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
+from toolkit.data.columns import with_columns
 from toolkit.errors import DataError
 from toolkit.types import Batch, Row
 
@@ -100,13 +101,14 @@ class CollateFetched:
     A batch of nothing but bad rows holds only `bad_rows`.
     """
 
-    def __init__(self, collate: Callable[[list[Row]], Batch]) -> None:
-        self.collate = collate
+    def __init__(self, collate: Callable[[list[Row]], Batch], in_batch: Sequence[str] = ()) -> None:
+        """`in_batch`: see `with_columns`."""
+        self.collate, self.in_batch = collate, tuple(in_batch)
 
     def __call__(self, fetched: Sequence[Fetched]) -> Batch:
         rows = [one.row for one in fetched if one.row is not None]
         bad = [bad for one in fetched for bad in one.bad]
-        batch = dict(self.collate(rows)) if rows else {}
+        batch = with_columns(self.collate(rows), rows, self.in_batch) if rows else {}
         return {**batch, "bad_rows": bad} if bad else batch
 
 

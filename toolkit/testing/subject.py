@@ -218,7 +218,10 @@ class Subject:
 
     def batch(self, rows: Sequence[Row] | None = None) -> Batch:
         """Some raw rows, or all of `raw_rows`, as one batch."""
-        return dict(self.collator([self.prepare(row) for row in (self.raw_rows if rows is None else rows)]))
+        from toolkit.data.columns import in_batches, with_columns
+
+        prepared = [self.prepare(row) for row in (self.raw_rows if rows is None else rows)]
+        return with_columns(self.collator(prepared), prepared, in_batches(self.plugins.columns()))
 
 
 def _tasks_with_samples() -> list[Recipe]:

@@ -180,6 +180,18 @@ def test_an_interrupted_run(install: Install, in_tmp: Path, capsys: pytest.Captu
     assert err.endswith("interrupted by SIGTERM; go on with: toolkit resume runs/a\\x1b[1m\n")
 
 
+def test_doctor_tells_of_a_peft_that_transformers_refuses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["doctor"]) == 0
+    assert "ok  model.add_adapter" in capsys.readouterr().out
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "99.0")
+    status, out, _ = outcome(capsys, "doctor")
+    assert status == 1
+    assert "--  model.add_adapter" in out
+    assert "hint: model.add_adapter: pip install --upgrade peft" in out
+
+
 def test_doctor_without_torch(
     monkeypatch: pytest.MonkeyPatch, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

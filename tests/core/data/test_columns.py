@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 import toolkit.data.columns
-from toolkit.data.columns import name_columns
+from toolkit.data.columns import Keeping, _merged, in_batches, name_columns, with_columns
 from toolkit.data.fingerprint import fingerprint
 from toolkit.data.objects import data_from_objects
 from toolkit.data.splits import with_validation
@@ -35,7 +35,7 @@ def faults(
 
 
 def test_the_example_of_the_docstring() -> None:
-    assert doctest.testmod(toolkit.data.columns) == (0, 3)
+    assert doctest.testmod(toolkit.data.columns) == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,23 @@ def test_none_of_several_columns() -> None:
     assert [fault.message for fault in wrong.value.all] == [
         "data.columns.answer: no column 'repli' in the data (columns: reply)"
     ]
+
+
+# ---- what comes along in batches -----------------------------------------------------------------------------
+
+
+def test_a_column_that_one_plugin_wants_in_batches_is_in_them() -> None:
+    read, wanted = Column("speaker"), Column("speaker", usual=("who",), required=False, in_batch=True)
+    assert _merged([read, wanted]) == _merged([wanted, read]) == [Column("speaker", ("who",), in_batch=True)]
+    assert in_batches([read, wanted, Column("text")]) == ["speaker"]
+
+
+def test_rows_keep_their_columns_in_preparation_unless_it_makes_them() -> None:
+    prepare = Keeping(
+        lambda row: {"tokens": row["text"].split(), "seconds": 2.0}, ["speaker", "seconds", "room"]
+    )
+    prepared = prepare({"text": "a b", "speaker": "p225", "seconds": "two", "other": 1})
+    assert prepared == {"speaker": "p225", "tokens": ["a", "b"], "seconds": 2.0}
+    batch = with_columns({"num_targets": 2}, [prepared], ["speaker", "room"])
+    assert batch == {"num_targets": 2, "columns": {"speaker": ["p225"], "room": [None]}}
+    assert with_columns({"num_targets": 2}, [prepared], []) == {"num_targets": 2}

@@ -67,6 +67,12 @@ def test_the_fixture_is_there_for_other_packages(tmp_path: Path) -> None:
     """As the entry point brings it, in a process that knows nothing of these tests."""
     test = tmp_path / "test_it.py"
     test.write_text("def test_it(project):\n    project.run('tasks').assert_finished()\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "toolkit.testing.pytest_plugin", "-c", "/dev/null"]
+    kit = [
+        "-p",
+        "no:toolkit",
+        "-p",
+        "toolkit.testing.pytest_plugin",
+    ]  # once, whether or not the entry point is there
+    command = [sys.executable, "-m", "pytest", "-q", *kit, "-c", "/dev/null"]
     done = subprocess.run([*command, str(test)], capture_output=True, text=True, cwd=tmp_path)
     assert "1 passed" in done.stdout, done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from toolkit.errors import PluginError
-from toolkit.testing.comparing import relative
 from toolkit.testing.subject import Subject
 
 
@@ -11,6 +10,7 @@ def frozen_stages_are_of_rows(subject: Subject) -> None:
     """What a frozen stage makes of a row depends on that row alone; reusing it changes no loss and no prediction."""
     subject.asked_for("toolkit_frozen_stages")
     from toolkit.stages import reused
+    from toolkit.testing.comparing import relative
     from toolkit.testing.training import exact_model, scored
 
     model, rows = exact_model(subject), subject.raw_rows
