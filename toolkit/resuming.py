@@ -125,9 +125,11 @@ class ResumableTrainer(transformers.Trainer):
         if self.args.should_save:
             checkpoint.clear(folder)
         self._saving_checkpoint = True
-        with self._without("save_total_limit", None), self._without("push_to_hub", False):
-            super()._save_checkpoint(model, trial)
-        self._saving_checkpoint = False
+        try:
+            with self._without("save_total_limit", None), self._without("push_to_hub", False):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             if self._ranks is not None:
