@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/toolkit run --task whisper-asr
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
