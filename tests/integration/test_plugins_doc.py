@@ -114,7 +114,7 @@ class Reader:
         offline |= {
             "PIP_NO_INDEX": "1",
             "PIP_NO_DEPS": "1",
-            "PYTEST_ADDOPTS": "-p toolkit.testing.pytest_plugin",
+            "PYTEST_ADDOPTS": "",
         }
         done = subprocess.run(command, env=offline, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -147,7 +147,11 @@ def test_the_languages_of_rows(multilingual: Any, language: str | None, facts: d
 def test_a_part_of_a_long_file(processor: Any, write: Write) -> None:
     path = str(write("a.wav", torch.zeros(80_000)))
     row = {"audio": path, "text": "Hi", "start": 1.0, "end": "2.5", "row_id": 0}
-    assert facts_and_reason(processor, row)[0]["seconds"] == 1.5 == toolkit_prepare(processor)(row)["seconds"]
+    assert (
+        facts_and_reason(processor, row)[0]["seconds"]
+        == 1.5
+        == toolkit_prepare(TASK, processor)(row)["seconds"]
+    )
     assert facts_and_reason(processor, {**row, "end": 9.0})[0]["usable"] == "no: sound missing or unreadable"
 
 
