@@ -79,15 +79,25 @@ def _first_input(stage: Stage, forward: Callable[[Any], Any], batch: Any) -> tup
         call = _Call.of(signature, args, kwargs)
         raise _Seen(call.keys() if call is not None else ())
 
-    module.forward = functools.wraps(module.forward)(seen)
     try:
-        with torch.no_grad():
+        with _in_place_of_forward(module, seen), torch.no_grad():
             forward(batch)
     except _Seen as found:
         return found.keys
+    return ()
+
+
+@contextlib.contextmanager
+def _in_place_of_forward(module: Any, other: Callable[..., Any]) -> Iterator[None]:
+    """Have a module call another function, which looks as its own forward does."""
+    before = vars(module).get("forward")  # others may have put something there
+    module.forward = functools.wraps(module.forward)(other)
+    try:
+        yield
     finally:
         del module.forward
-    return ()
+        if before is not None:
+            module.forward = before
 
 
 def reusable(stage: Stage) -> bool:
@@ -113,12 +123,10 @@ class FrozenStage:
     @contextlib.contextmanager
     def attached(self) -> Iterator[FrozenStage]:
         self.store.open()
-        module: Any = self.stage.module
-        module.forward = functools.wraps(self.compute)(self)
         try:
-            yield self
+            with _in_place_of_forward(self.stage.module, self):
+                yield self
         finally:
-            del module.forward
             self.store.close()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -68,6 +68,20 @@ def test_each_row_is_computed_once_in_whatever_company(stage: Stage, tmp_path: P
     assert "forward" not in vars(stage.module)
 
 
+def test_a_forward_that_others_have_put_there_is_put_back(stage: Stage, tmp_path: Path) -> None:
+    own = stage.module.forward
+
+    def doubled(inputs: torch.Tensor) -> BaseModelOutput:
+        return own(2 * inputs)
+
+    stage.module.forward = doubled
+    expected = stage.module(ROWS).last_hidden_state
+    assert varying([stage], lambda batch: stage.module(batch), [[ROWS[:1], ROWS[:1]]]) == []
+    with attached(stage, tmp_path):
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+    assert stage.module.forward is doubled
+
+
 def test_a_later_run_reads_what_an_earlier_one_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
     with attached(stage, tmp_path):
         expected = stage.module(ROWS).last_hidden_state
