@@ -20,6 +20,7 @@ from pydantic import (
 )
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from toolkit import ranks
 from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError
 from toolkit.notices import say_once
@@ -121,6 +122,8 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
             hint=f"one of: {', '.join(_ORDERS)}",
         )
     derived["dataloader_pin_memory"] = torch.accelerator.is_available()
+    if ranks.count() > 1 and not torch.accelerator.is_available():
+        derived["use_cpu"] = True  # unless it is said, each process would train for itself
     values = {**_DEFAULTS, **derived, **train, **_OURS, "output_dir": str(output_dir)}
     try:
         return TrainingArguments(**values)

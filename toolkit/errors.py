@@ -74,11 +74,16 @@ class Interrupted(BaseException):
     """A signal ended what was going on; not a fault, so no `except Exception` swallows it.
 
     Attributes:
+        signal_number: the signal's.
         exit_status: 128 plus the signal's number, as shells have it.
         folder: the run that can be resumed, if it was one.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
         self.exit_status = 128 + signal_number
         self.folder: str | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.signal_number,)

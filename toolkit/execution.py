@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
-from toolkit import checkpoint, hub
+from toolkit import checkpoint, hub, ranks
 from toolkit.arguments import refuse_fp16_on_cpu, training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.cache import cache_folder
@@ -60,7 +61,7 @@ class Execution:
             {name: len(rows) for name, rows in splits.items()},
             self.recipe.data.max_bad_fraction,
             stop_at_first=self.recipe.data.on_error == "stop",
-            record=files.add_bad_row if training else _tell,
+            record=self._write_bad_row if training else _tell,
         )
         self.trainer = self._trainer(training)
 
@@ -212,9 +213,16 @@ class Execution:
         seconds = time.monotonic() - self._started
         self.trainer.save_model(str(self.files.model))
         summary = self._summary("finished", before, self._after(), seconds)
+        ranks.first(functools.partial(self._write_up, summary))
+        self.trainer.release_model()
+
+    def _write_up(self, summary: dict[str, Any]) -> None:
         write_card(self.files.model, self.recipe.without_secrets(), summary, self.files.read_environment())
         self.files.write_summary({**summary, "artifacts": self.files.artifacts()})
-        self.trainer.release_model()
+
+    def _write_bad_row(self, bad: BadRow) -> None:
+        if ranks.is_first():
+            self.files.add_bad_row(bad)
 
     def find_repository(self) -> None:
         """Where `train.push_to_hub` is set, make sure that the hub will take the model."""
@@ -263,7 +271,8 @@ class Execution:
         summary = self._summary(
             "interrupted" if stopped else "failed", self._known_before() or {}, {}, seconds
         )
-        self.files.write_summary({**summary, "error": f"{type(error).__name__}: {error}"})
+        if ranks.is_first():
+            self.files.write_summary({**summary, "error": f"{type(error).__name__}: {error}"})
 
     def _save_what_is_trained(self) -> None:
         """A checkpoint of the last step, unless there is one, or the best weights have taken its place."""
@@ -280,8 +289,11 @@ class Execution:
 
     def _go_back_to_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, with the run's lines cut back to its step."""
-        for bad in self.files.bad_rows():
+        for bad in ranks.first(self.files.bad_rows):
             self.quarantine.found[bad.split, bad.row_id] = bad
+        return ranks.first(self._newest_checkpoint)
+
+    def _newest_checkpoint(self) -> Path | None:
         found = None
         for folder in reversed(checkpoint.ordered(self.files.checkpoints)):
             problem = checkpoint.damage(folder)
@@ -300,7 +312,7 @@ class Execution:
     def _before(self) -> dict[str, float]:
         if not self.recipe.eval.before or not self._measures or self.measured_split is None:
             return {}
-        if self._resumed_step is not None and (known := self._known_before()) is not None:
+        if self._resumed_step is not None and (known := ranks.first(self._known_before)) is not None:
             return known
         metrics = self.evaluate(self.measured_split)
         say(f"before  {self.measured_split}: {shown(metrics)}")
@@ -319,7 +331,8 @@ class Execution:
         state = self.trainer.state
         best = self.arguments.load_best_model_at_end and state.best_model_checkpoint is not None
         step = state.best_global_step if best else state.global_step
-        metrics = None if predicts else self.files.measured(step, self.measured_split)
+        measured = functools.partial(self.files.measured, step, self.measured_split)
+        metrics = None if predicts else ranks.first(measured)
         if metrics is None:
             metrics = self._predict(self.measured_split) if predicts else self.evaluate(self.measured_split)
         if not self._measures:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from toolkit import ranks
+
 _said: set[str] = set()
 
 
 def say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    """Said once, by the first of several processes that work together."""
+    if ranks.is_first():
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def say_once(text: str) -> None:

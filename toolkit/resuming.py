@@ -124,6 +124,7 @@ class ResumableTrainer(transformers.Trainer):
         folder = parent / f"{checkpoint.PREFIX}{self.state.global_step}"
         if self.args.should_save:
             checkpoint.clear(folder)
+        self.accelerator.wait_for_everyone()
         self._saving_checkpoint = True
         try:
             with self._without("save_total_limit", None), self._without("push_to_hub", False):
@@ -139,6 +140,7 @@ class ResumableTrainer(transformers.Trainer):
             if self.args.save_total_limit:
                 self._finish_current_push()  # of what may be removed now
             checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         self._saved = now

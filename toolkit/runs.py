@@ -6,8 +6,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from toolkit import ranks
 from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded
@@ -15,6 +16,10 @@ from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
 from toolkit.structure import show
+
+if TYPE_CHECKING:
+    from toolkit.data.splits import Rows
+    from toolkit.execution import Execution
 
 
 class Run:
@@ -150,18 +155,23 @@ def run(
         resume = True
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
-    files = RunFolder(expanded(output_dir or _new_name(recipe.name)))
-    going_on = resume and files.recipe.exists()
-    if not going_on:
-        files.refuse_unless_new()
     resolved = _with_objects_named(recipe, data, model).resolved()
-    if going_on:
-        _refuse_another_recipe(files, resolved)
     plugins = plugins_of(resolved)
+    files, going_on = ranks.first(functools.partial(_place, output_dir, resolved, resume))
     if going_on and files.read_summary().get("status") == "finished":
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
     return _carry_out(plugins, files, data, (model, processor), going_on)
+
+
+def _place(output_dir: str | Path | None, recipe: Recipe, resume: bool) -> tuple[RunFolder, bool]:
+    """Where a run goes, and whether it goes on with what is there."""
+    files = RunFolder(expanded(output_dir or _new_name(recipe.name)))
+    if resume and files.recipe.exists():
+        _refuse_another_recipe(files, recipe)
+        return files, True
+    files.refuse_unless_new()
+    return files, False
 
 
 def resume(folder: str | Path) -> Run:
@@ -222,38 +232,50 @@ def _carry_out(
     plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
 ) -> Run:
     from toolkit.execution import Execution
-    from toolkit.opening import open_data, open_model
     from toolkit.signals import Signals
 
     with Signals().listening() as signals:
-        splits = open_data(plugins, data)
-        if "train" not in splits:
-            raise DataError(
-                f"the data has no train split (it has: {', '.join(splits)})",
-                hint="training needs one: call a part of the data 'train'",
-            )
-        loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
+        splits, loaded = ranks.alike(functools.partial(_opened, plugins, data, objects))
         if not going_on:
-            _look_at_rows(plugins, splits, loaded[1])
+            ranks.first(functools.partial(_look_at_rows, plugins, splits, loaded[1]))
         with files.removed_if_nothing_comes_of_it():
-            files.make()
-            execution = Execution(plugins, files, splits, *loaded, signals)
-            execution.find_repository()
-            if going_on:
-                execution.check_same_start()
-            else:
-                execution.begin()
+            ranks.first(files.make)
+            execution = ranks.alike(functools.partial(Execution, plugins, files, splits, *loaded, signals))
+            ranks.first(functools.partial(_begin, execution, going_on))
         result = functools.partial(Run, files, plugins, *loaded, data=data)
         try:
             execution.carry_out(going_on)
         except BaseException as error:
             execution.fail(error)
-            plugins.run_failed(result(), error)
+            if ranks.is_first():
+                plugins.run_failed(result(), error)
             raise
-    execution.push()
+    ranks.first(execution.push)
     finished = result()
-    plugins.run_finished(finished)
+    if ranks.is_first():
+        plugins.run_finished(finished)
     return finished
+
+
+def _opened(plugins: Plugins, data: Any, objects: tuple[Any, Any]) -> tuple[dict[str, Rows], tuple[Any, Any]]:
+    """A run's rows by split; its model and processor."""
+    from toolkit.opening import open_data, open_model
+
+    splits = open_data(plugins, data)
+    if "train" not in splits:
+        raise DataError(
+            f"the data has no train split (it has: {', '.join(splits)})",
+            hint="training needs one: call a part of the data 'train'",
+        )
+    return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
+
+
+def _begin(execution: Execution, going_on: bool) -> None:
+    execution.find_repository()
+    if going_on:
+        execution.check_same_start()
+    else:
+        execution.begin()
 
 
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,10 +12,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from toolkit import ranks
 from toolkit.errors import Interrupted
 from toolkit.notices import say
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_PASSED_ON = 1.0
+"""Seconds within which `torchrun` passes on a signal that a terminal has sent to its processes too."""
 
 
 class Signals(TrainerCallback):
@@ -24,6 +28,8 @@ class Signals(TrainerCallback):
         self.received: int | None = None
         self.polled = False
         self._save = False
+        self._since = 0.0
+        self._stopping = False
 
     @contextmanager
     def listening(self) -> Iterator[Signals]:
@@ -42,27 +48,39 @@ class Signals(TrainerCallback):
         if number == signal.SIGUSR1:
             self._save = True
         elif self.received == signal.SIGINT == number:
-            raise KeyboardInterrupt
+            if ranks.count() == 1 or time.monotonic() - self._since > _PASSED_ON:
+                raise KeyboardInterrupt
         elif self.received is None:
-            self.received = number
+            self.received, self._since = number, time.monotonic()
             if not self.polled:
                 raise Interrupted(number)
             say(f"{signal.Signals(number).name}: stopping after this step")
 
     def poll(self) -> None:
-        """Raise `Interrupted` if a signal has asked for the end. From the first call on, signals wait for the next."""
+        """Raise `Interrupted` if a signal has asked for the end. From the first call on, signals wait for the next.
+
+        Of several processes each has to call it as often as the others.
+        """
         self.polled = True
+        self._agree()
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def _agree(self) -> None:
+        """What one of several processes has received, all have."""
+        received, save = ranks.highest(self.received or 0, self._save)
+        self.received, self._save = received or None, bool(save)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self._save or self.received is not None:
+        self._agree()
+        self._stopping = self.received is not None
+        if self._save or self._stopping:
             control.should_save, self._save = True, False
-        if self.received is not None:
+        if self._stopping:
             control.should_training_stop = True
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self.received is not None and not float(state.epoch).is_integer():  # stopped in the midst of it
+        if self._stopping and not float(state.epoch).is_integer():  # stopped in the midst of it
             control.should_log = control.should_evaluate = control.should_save = False
         return control

@@ -30,10 +30,11 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from toolkit import ranks
 from toolkit.adalora import orthogonality
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.columns import in_batches
-from toolkit.data.rows import CollateFetched, PreparedRows, Quarantine
+from toolkit.data.rows import BadRow, CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
 from toolkit.metrics import SAMPLES, Sample, Scores
 from toolkit.notices import say
@@ -139,7 +140,8 @@ class Trainer(CompatibleTrainer):
         """The micro-batches of one step, with the number of targets in all of them, on all ranks."""
         if self._plugins is None:
             return super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [self._good_rows(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = [*itertools.islice(epoch_iterator, num_batches)]
+        self._set_aside([bad for batch in batches for bad in batch.pop("bad_rows", ())])
         for batch in batches:
             self._on_work(batch.get("work", {}))
         targets = torch.tensor(sum(int(batch["num_targets"]) for batch in batches), device=device)
@@ -147,10 +149,11 @@ class Trainer(CompatibleTrainer):
             targets = self.accelerator.gather(targets).sum()
         return batches, targets
 
-    def _good_rows(self, batch: Batch) -> Batch:
+    def _set_aside(self, bad: Sequence[BadRow]) -> None:
+        """Note the rows of all ranks that cannot be used; all of them call this."""
         assert self._quarantine is not None
-        self._quarantine.add(batch.pop("bad_rows", ()))
-        return batch
+        if ranks.highest(len(bad)) != [0]:
+            self._quarantine.add(gather_object([*bad]) if ranks.count() > 1 else bad)
 
     # ---- training ------------------------------------------------------------------------------------------
 
@@ -251,7 +254,8 @@ class Trainer(CompatibleTrainer):
         """As upstream; with plugins the loss is theirs, and the predictions are its outputs' logits."""
         if self._plugins is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[no-any-return]
-        if "num_targets" not in self._good_rows(inputs):
+        self._set_aside(inputs.pop("bad_rows", ()))
+        if "num_targets" not in inputs:
             return None, None, None
         batch = self._prepare_inputs(inputs)
         with torch.no_grad(), self.accelerator.autocast():
@@ -267,9 +271,14 @@ class Trainer(CompatibleTrainer):
         scores = Scores(self._plugins.metrics(self.processing_class), self._most_samples)
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        for batch in dataloader:
+        batches = iter(dataloader)
+        for _ in range(
+            *ranks.highest(len(dataloader))
+        ):  # a rank that has fewer takes part in what is agreed on
             self._interrupted()
-            if "num_targets" in self._good_rows(batch):
+            batch = next(batches, {})
+            self._set_aside(batch.pop("bad_rows", ()))
+            if "num_targets" in batch:
                 inputs = self._prepare_inputs(batch)
                 with torch.no_grad(), self.accelerator.autocast():
                     scores.update(evaluate_batch(self.model, inputs))

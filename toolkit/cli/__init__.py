@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import did_you_mean, place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
@@ -51,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(error, as_json)
         return _after_traceback(debug, 2)
     except Interrupted as interruption:
-        if as_json:
+        if as_json and ranks.is_first():
             print_document({"status": "interrupted", "folder": interruption.folder})
         go_on = f"; go on with: toolkit resume {interruption.folder}" if interruption.folder else ""
         say(f"interrupted by {interruption}{go_on}")
         return _after_traceback(debug, interruption.exit_status)
     except KeyboardInterrupt:
-        if as_json:
+        if as_json and ranks.is_first():
             print_document(_as_document(ToolkitError("stopped")))
         say("stopped")
         return _after_traceback(debug, 130)
@@ -67,11 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         where = place_in_plugin(error)
         message = f"{type(error).__name__}: {error}" + (f"\n  {where}" if where else "")
+        if ranks.is_told(error):
+            return 1
         _report(ToolkitError(message, hint="--debug shows where it happened"), as_json)
         return _after_traceback(debug, 1)
 
 
 def _report(error: ToolkitError, as_json: bool) -> None:
+    if ranks.is_told(error):
+        return
     if as_json:
         print_document(_as_document(error))
     print_faults(error)
@@ -116,6 +121,8 @@ def _carry_out(module: Any, options: argparse.Namespace) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports each kernel it does without
     with contextlib.redirect_stdout(sys.stderr), trace_hooks(getattr(options, "trace_hooks", False)):
         document, status = module.execute(options)
+    if not ranks.is_first():
+        return int(status)
     if options.json:
         print_document(document)
     else:

@@ -1,0 +1,134 @@
+"""Two processes carry out one run as one process does, and what becomes of the run when one of them is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from toolkit.cli import main
+
+pytestmark = pytest.mark.slow
+
+NO_DROPOUT = ["--set", "adapter.lora_dropout=0"]
+FEW = ["--set", "data.limit=40", "--set", "eval.max_samples=13", "--set", "train.logging_steps=1"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def command(task: str, folder: Path, batch: int, steps: int, *more: str) -> list[str]:
+    return [
+        "run", "--task", task, "--output-dir", str(folder), *NO_DROPOUT, *FEW,
+        "--set", f"train.per_device_train_batch_size={batch}", "--set", f"train.max_steps={steps}", *more,
+    ]  # fmt: skip
+
+
+def started(arguments: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*TORCHRUN, "-m", "toolkit", *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same adapter, the same lines, the same before and after; sums of floats are added up in another order."""
+    ours, theirs = (load_file(folder / "model" / "adapter_model.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], rtol=1e-3, atol=2e-5), name
+    for here, there in zip(lines(one), lines(other), strict=True):
+        assert here.pop("split") == there.pop("split")
+        assert here == pytest.approx(there, rel=2e-3, abs=1e-4)
+    for key in ("before", "after", "rows"):
+        assert summary(one)[key] == pytest.approx(summary(other)[key], rel=2e-3)
+
+
+@pytest.mark.parametrize("task", ["whisper-asr", "causal-lm", "clip-contrastive"])
+def test_two_processes_make_one_run(task: str, tmp_path: Path) -> None:
+    assert main(command(task, tmp_path / "one", batch=8, steps=3)) == 0
+    process = started([*command(task, tmp_path / "two", batch=4, steps=3), "--json"])
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert json.loads(printed)["status"] == "finished"
+    assert said.count(f"{task}: preparing") == said.count("after   test:") == 1
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(one) for one in listing.split()]
+
+
+def wait_for(place: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not place.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+STEPS = 30
+BY_STEPS = [
+    "--set",
+    "train.save_steps=2",
+    "--set",
+    "train.save_strategy=steps",
+    "--set",
+    "train.eval_strategy=no",
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = started(command("clip-contrastive", folder, 4, STEPS, *BY_STEPS))
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path: Path) -> None:
+    """Killed, it takes the others with it; asked to stop, all of them save and stop. Either way the run goes on."""
+    folder = tmp_path / "run"
+    process = started(command("clip-contrastive", folder, 4, STEPS, *BY_STEPS))
+    wait_for(folder / "checkpoints" / "checkpoint-4" / "manifest.json", process)
+    os.kill(workers_of(process)[-1], number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert summary(folder)["status"] == ("failed" if number == signal.SIGKILL else "interrupted"), said
+    resumed = started(["resume", str(folder)])
+    _, said = resumed.communicate()
+    assert resumed.returncode == 0, said
+    assert summary(folder)["train"]["resumed_from"] >= 4
+    ours, theirs = (load_file(one / "model" / "adapter_model.safetensors") for one in (folder, undisturbed))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert lines(folder) == lines(undisturbed)
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    process = started(
+        command("clip-contrastive", tmp_path / "two", 4, 2, "--data", str(tmp_path / "nowhere"))
+    )
+    _, said = process.communicate()
+    assert process.returncode != 0
+    assert said.count("error: ") == 1
+    assert not (tmp_path / "two").exists()
