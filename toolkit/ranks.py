@@ -38,7 +38,8 @@ def first(decide: Callable[[], Answer]) -> Answer:
     """
     if count() == 1:
         return decide()
-    return _heard_from_first(_outcome(decide) if is_first() else None)
+    answer: Answer = _heard_from_first(_outcome(decide) if is_first() else None)
+    return answer
 
 
 def alike(do: Callable[[], Answer]) -> Answer:

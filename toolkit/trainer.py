@@ -276,7 +276,7 @@ class Trainer(CompatibleTrainer):
             *ranks.highest(len(dataloader))
         ):  # a rank that has fewer takes part in what is agreed on
             self._interrupted()
-            batch = next(batches, {})
+            batch: Batch = next(batches, {})
             self._set_aside(batch.pop("bad_rows", ()))
             if "num_targets" in batch:
                 inputs = self._prepare_inputs(batch)
