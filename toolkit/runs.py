@@ -11,10 +11,33 @@ from typing import Any
 from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded
+from toolkit.lock import refuse_at_work
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
+from toolkit.room import told_when_full
 from toolkit.structure import show
+
+FREE_TO_CHANGE = (
+    "cache",
+    "data.max_bad_fraction",
+    "data.on_error",
+    "train.dataloader_num_workers",
+    "train.dataloader_persistent_workers",
+    "train.dataloader_prefetch_factor",
+    "train.logging_dir",
+    "train.logging_first_step",
+    "train.logging_steps",
+    "train.logging_strategy",
+    "train.on_nan_inf",
+    "train.report_to",
+    "train.resume_from_checkpoint",
+    "train.run_name",
+    "train.save_steps",
+    "train.save_strategy",
+    "train.save_total_limit",
+)
+"""What may be set otherwise when a run goes on: neither the weights nor what is measured depend on it."""
 
 
 class Run:
@@ -129,6 +152,7 @@ def run(
     model: Any = None,
     processor: Any = None,
     resume: bool = False,
+    allow_changes: bool = False,
 ) -> Run:
     """Carry out a recipe: measure, train, measure again, save.
 
@@ -138,6 +162,7 @@ def run(
         data: rows given in code instead of `data.source`: a datasets object, rows, or a mapping of splits.
         model, processor: objects instead of what `model.name` names.
         resume: go on with the run in `output_dir` from its newest checkpoint; a finished one is returned as it is.
+        allow_changes: go on even so where the recipe, the data or the base model is not what the run began with.
     Raises:
         ToolkitError: what was given is wrong; nothing that was there is touched.
         Interrupted: a signal ended the run; what was trained is saved.
@@ -152,22 +177,25 @@ def run(
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
     files = RunFolder(expanded(output_dir or _new_name(recipe.name)))
     going_on = resume and files.recipe.exists()
+    if going_on:
+        refuse_at_work(files.path)
     if not going_on:
         files.refuse_unless_new()
     resolved = _with_objects_named(recipe, data, model).resolved()
-    if going_on:
-        _refuse_another_recipe(files, resolved)
+    changed = _changed_settings(files, resolved, allow_changes) if going_on else []
     plugins = plugins_of(resolved)
-    if going_on and files.read_summary().get("status") == "finished":
+    finished = going_on and files.read_summary().get("status") == "finished"
+    if finished and all(_may_change(line) for line in changed):
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
-    return _carry_out(plugins, files, data, (model, processor), going_on)
+    with told_when_full(files.path, files.checkpoints):
+        return _carry_out(plugins, files, data, (model, processor), going_on, changed, allow_changes)
 
 
-def resume(folder: str | Path) -> Run:
+def resume(folder: str | Path, *, allow_changes: bool = False) -> Run:
     """Go on with the run in a folder, by the recipe it holds."""
     files = RunFolder.open(Path(folder))
-    return run(files.read_recipe(), files.path, resume=True)
+    return run(files.read_recipe(), files.path, resume=True, allow_changes=allow_changes)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -179,6 +207,7 @@ def load_run(folder: str | Path) -> Run:
     """
     files = RunFolder.open(Path(folder))
     if not files.model.is_dir():
+        refuse_at_work(files.path)
         status = files.read_summary().get("status", "unfinished")
         raise CheckpointError(
             f"{folder} holds no trained model yet: the run is {status}",
@@ -219,13 +248,14 @@ def plugins_of(recipe: Recipe) -> Plugins:
 
 
 def _carry_out(
-    plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
-) -> Run:
+    plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool,
+    changed: Sequence[str], allow_changes: bool,
+) -> Run:  # fmt: skip
     from toolkit.execution import Execution
     from toolkit.opening import open_data, open_model
     from toolkit.signals import Signals
 
-    with Signals().listening() as signals:
+    with Signals().listening() as signals, files.made_and_locked():
         splits = open_data(plugins, data)
         if "train" not in splits:
             raise DataError(
@@ -235,14 +265,12 @@ def _carry_out(
         loaded = open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
         if not going_on:
             _look_at_rows(plugins, splits, loaded[1])
-        with files.removed_if_nothing_comes_of_it():
-            files.make()
-            execution = Execution(plugins, files, splits, *loaded, signals)
-            execution.find_repository()
-            if going_on:
-                execution.check_same_start()
-            else:
-                execution.begin()
+        execution = Execution(plugins, files, splits, *loaded, signals)
+        execution.find_repository()
+        if going_on:
+            execution.check_same_start(changed, allow_changes=allow_changes)
+        else:
+            execution.begin()
         result = functools.partial(Run, files, plugins, *loaded, data=data)
         try:
             execution.carry_out(going_on)
@@ -280,14 +308,27 @@ def _look_at_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
         say(notice)
 
 
-def _refuse_another_recipe(files: RunFolder, recipe: Recipe) -> None:
-    """Raise `RecipeError` with the differences if the folder's run was begun by another recipe."""
+def _changed_settings(files: RunFolder, recipe: Recipe, allow_changes: bool) -> list[str]:
+    """What is set otherwise than in the folder's recipe, a line each.
+
+    Raises:
+        RecipeError: something of it would change what the run computes, and that is not allowed.
+    """
     there, here = (one.without_secrets().as_dict() for one in (files.read_recipe(), recipe))
-    if different := differences(there, here):
+    different = differences(there, here)
+    refused = [line for line in different if not _may_change(line)]
+    if refused and not allow_changes:
         raise RecipeError(
-            f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(different[:8]),
-            hint=f"go on by its own: toolkit resume {files.path}, or start another run",
+            f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(refused[:8]),
+            hint=f"go on by its own: toolkit resume {files.path}, start another run, or insist: --allow-changes",
         )
+    return different
+
+
+def _may_change(difference: str) -> bool:
+    """Whether a setting changes neither the weights nor what is measured."""
+    key = difference.partition(": ")[0]
+    return any(key == one or key.startswith(f"{one}.") for one in FREE_TO_CHANGE)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
