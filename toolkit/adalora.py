@@ -49,7 +49,8 @@ class Ranks(TrainerCallback):
             )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.adalora.update_and_allocate(state.global_step + 1)
+        if any(one.grad is not None for one in self.adalora.parameters()):  # else the step was skipped
+            self.adalora.update_and_allocate(state.global_step + 1)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -65,14 +65,24 @@ class TrainingArguments(transformers.TrainingArguments):
     Attributes:
         logging_dir: where TensorBoard's files go; by default `runs/` in `output_dir`.
         resume_from_checkpoint: a checkpoint's folder, or True for the newest one in `output_dir`, if there is any.
+        on_nan_inf: what becomes of a step whose loss or gradient is no number: `stop` ends training before it, `skip`
+            leaves the step out, its rows unlearnt.
     """
 
     logging_dir: str | None = None
+    on_nan_inf: Literal["stop", "skip"] = "stop"
     resume_from_checkpoint: str | bool | None = None
 
-    def __init__(self, *args: Any, logging_dir: str | None = None, **values: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        logging_dir: str | None = None,
+        on_nan_inf: Literal["stop", "skip"] = "stop",
+        **values: Any,
+    ) -> None:
         """Raises RecipeError for an argument that exists no more, with what to use instead."""
         self.logging_dir = logging_dir
+        self.on_nan_inf = on_nan_inf
         super().__init__(*args, **_saved_when_evaluated(modern(values)))
 
 

@@ -1,7 +1,14 @@
-"""Checkpoints on disk: complete only with their manifest, which is written last."""
+"""Checkpoints on disk: complete only with their manifest, which is written last.
+
+checkpoint-N/                   complete, or damaged
+checkpoint-N/.being-written     not complete yet; a process that was cut off leaves it so
+.checkpoint-N.before/           what was complete until the one of the same step is
+.checkpoint-N.gone/             being removed
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,17 +20,59 @@ from toolkit.errors import CheckpointError
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
+_BEING_WRITTEN = ".being-written"
 RUNNING_LOSS = "running_loss.json"
 
 
+def begin(folder: Path) -> None:
+    """Make way for a checkpoint; one that is complete is kept until the new one is."""
+    if (folder / MANIFEST).is_file():
+        before = _hidden(folder, "before")
+        clear(before)
+        folder.rename(before)
+    clear(folder)
+    folder.mkdir(parents=True)
+    (folder / _BEING_WRITTEN).touch()
+
+
 def complete(folder: Path) -> None:
-    """Write the manifest: size and SHA-256 of every file of the checkpoint."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """Write the manifest, once all else is on the disk: size and SHA-256 of every file of the checkpoint."""
+    written = [path for path in folder.rglob("*") if path.name not in (MANIFEST, _BEING_WRITTEN)]
+    files = sorted(path for path in written if path.is_file())
+    for path in (*written, folder):
+        _onto_disk(path)
     entries = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
         for path in files
     }
     write_json(folder / MANIFEST, {"files": entries})
+    (folder / _BEING_WRITTEN).unlink(missing_ok=True)
+    _onto_disk(folder.parent)
+    clear(_hidden(folder, "before"))
+
+
+def give_up(folder: Path) -> None:
+    """Remove a checkpoint that could not be completed, and have back the one that was there before."""
+    clear(folder)
+    bring_back(folder.parent)
+
+
+def bring_back(parent: Path) -> None:
+    """Undo what a process that was cut off has left half done."""
+    for before in parent.glob(f".{PREFIX}*.before"):
+        folder = parent / before.name.removeprefix(".").removesuffix(".before")
+        if (folder / MANIFEST).is_file():
+            clear(before)
+        else:
+            clear(folder)
+            before.rename(folder)
+    for gone in parent.glob(f".{PREFIX}*.gone"):
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def was_cut_off(folder: Path) -> bool:
+    """Whether a checkpoint was never complete."""
+    return (folder / _BEING_WRITTEN).exists()
 
 
 def damage(folder: Path) -> str | None:
@@ -31,7 +80,7 @@ def damage(folder: Path) -> str | None:
     try:
         entries = read_json(folder / MANIFEST)["files"]
     except (CheckpointError, KeyError, TypeError):
-        return "it has no readable manifest"
+        return "it was cut off while it was written" if was_cut_off(folder) else "it has no readable manifest"
     for name, entry in entries.items():
         path = folder / name
         if not path.is_file():
@@ -43,7 +92,18 @@ def damage(folder: Path) -> str | None:
 
 def newest(parent: Path) -> Path | None:
     """The latest complete checkpoint in `parent`, or None; damaged ones are passed over."""
-    return next((folder for folder in reversed(ordered(parent)) if damage(folder) is None), None)
+    return newest_and_damaged(parent)[0]
+
+
+def newest_and_damaged(parent: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The latest complete checkpoint, or None, and the later ones that are not, each with what is wrong with it."""
+    unusable: dict[Path, str] = {}
+    for folder in reversed(ordered(parent)):
+        problem = damage(folder)
+        if problem is None:
+            return folder, unusable
+        unusable[folder] = problem
+    return None, unusable
 
 
 def ordered(parent: Path) -> list[Path]:
@@ -75,20 +135,44 @@ def rotate(written: Path, limit: int | None, best: str | None) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove a checkpoint, its manifest first, so that a half-removed one is never taken for complete."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a checkpoint, its name first, so that half of one is never found."""
+    if folder.exists():
+        gone = _hidden(folder, "gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _hidden(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name.removeprefix('.')}.{what}")
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write plain data so that the file is there whole or not at all."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text so that the file is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _onto_disk(partial)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    _onto_disk(path.parent)
+
+
+def _onto_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, from memory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ class ToolkitError(Exception):
     Several faults found together travel as one error: the first, with the others in `more`.
     """
 
+    exit_status = 2
+
     def __init__(self, message: str, hint: str | None = None, more: Sequence[ToolkitError] = ()) -> None:
         super().__init__(message)
         self.message = message
@@ -68,6 +70,12 @@ class ModelError(ToolkitError):
 
 class CheckpointError(ToolkitError):
     """A run folder or checkpoint cannot be used."""
+
+
+class RunError(ToolkitError):
+    """A run cannot go on, though what it was given is right: the disk is full, or numbers are none any more."""
+
+    exit_status = 1
 
 
 class Interrupted(BaseException):

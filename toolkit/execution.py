@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +23,13 @@ from toolkit.data.rows import BadRow, PreparedRows, Quarantine
 from toolkit.data.splits import Rows
 from toolkit.discovery import did_you_mean
 from toolkit.environment import environment
-from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError
+from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError, ToolkitError
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import SAMPLES, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, show_samples, shown
+from toolkit.room import told_when_full
 from toolkit.signals import Signals
 from toolkit.stages import reused, varying
 from toolkit.trainer import Trainer
@@ -49,6 +51,7 @@ class Execution:
         self.splits = splits
         self._started = time.monotonic()
         self._resumed_step: int | None = None
+        self._changed: list[str] = []
         self._repository: str | None = None
         self.arguments = self._arguments(training)
         prepare = plugins.prepare(processor)
@@ -174,7 +177,7 @@ class Execution:
 
         `do_train` and `do_eval` are true unless the recipe says otherwise.
         """
-        with self.reusing():
+        with told_when_full(self.files.path, self.files.checkpoints), self.reusing():
             self._carry_out(going_on)
 
     @contextlib.contextmanager
@@ -204,6 +207,8 @@ class Execution:
         self.signals.poll()
         started_from = self._go_back_to_checkpoint() if going_on else None
         self._resumed_step = checkpoint.step_of(started_from) if started_from else None
+        if self._changed:
+            ranks.first(self._write_changes)
         before = self._before()
         set_seed(self.arguments.seed)
         self._started = time.monotonic()
@@ -211,7 +216,10 @@ class Execution:
             self.trainer.train(str(started_from) if started_from else None)
         self.signals.poll()
         seconds = time.monotonic() - self._started
-        self.trainer.save_model(str(self.files.model))
+        unfinished = self.files.unfinished_model
+        ranks.first(functools.partial(shutil.rmtree, unfinished, ignore_errors=True))
+        self.trainer.save_model(str(unfinished))
+        ranks.first(self.files.finish_model)
         summary = self._summary("finished", before, self._after(), seconds)
         ranks.first(functools.partial(self._write_up, summary))
         self.trainer.release_model()
@@ -237,28 +245,67 @@ class Execution:
     def begin(self) -> None:
         """Write what is known before the first step: the recipe and what it runs on."""
         self.files.clear()
-        self.recipe.without_secrets().dump(self.files.recipe)
-        facts = {
+        self.files.write_recipe(self.recipe)
+        checkpoint.write_json(self.files.environment, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             **environment(),
             "data_fingerprint": fingerprint(self.splits),
+            "data_rows": {name: len(rows) for name, rows in self.splits.items()},
             "base_model": base_model(self.recipe.model),
             "columns": names_given(self.splits["train"]),
         }
-        checkpoint.write_json(self.files.environment, facts)
 
-    def check_same_start(self) -> None:
+    def check_same_start(self, settings: Sequence[str] = (), *, allow_changes: bool = False) -> None:
         """Refuse to go on with another base model or other rows than the run began with.
 
+        Args:
+            settings: of the recipe that were changed, as a person reads it, and may be.
+            allow_changes: note what has changed instead.
         Raises:
             CheckpointError: the model or the data has changed.
         """
         begun = self.files.read_environment()
-        refuse_changed(self.recipe.model, begun.get("base_model", {}))
-        if begun and begun.get("data_fingerprint") != fingerprint(self.splits):
-            raise CheckpointError(
-                f"the data is not what the run in {self.files.path} began with",
-                hint="bring back the rows as they were, or start another run",
+        self._changed = list(settings)
+        faults: list[ToolkitError] = []
+        try:
+            refuse_changed(self.recipe.model, begun.get("base_model", {}))
+        except ToolkitError as error:
+            faults.append(error)
+        if begun and (difference := self._data_difference(begun)):
+            faults.append(
+                CheckpointError(
+                    f"the data is not what the run in {self.files.path} began with: {difference}",
+                    hint="bring back the rows as they were, start another run, or insist: --allow-changes",
+                )
             )
+        if faults and not allow_changes:
+            raise type(faults[0]).gather(faults)
+        self._changed += [fault.message for fault in faults]
+        if not begun:  # cut off between the recipe and this
+            checkpoint.write_json(self.files.environment, self._facts())
+
+    def _data_difference(self, begun: Mapping[str, Any]) -> str | None:
+        was, now = begun.get("data_fingerprint"), self._facts()
+        if was == now["data_fingerprint"]:
+            return None
+        rows = [
+            f"{count} {name} rows there, {now['data_rows'].get(name, 0)} here"
+            for name, count in begun.get("data_rows", {}).items()
+            if count != now["data_rows"].get(name, 0)
+        ]
+        return ", ".join([*rows, f"fingerprint {was} there, {now['data_fingerprint']} here"])
+
+    def _write_changes(self) -> None:
+        """From here on the run is what it is now; that it was something else before stands in `environment.json`."""
+        for line in self._changed:
+            say(f"changed: {line}")
+        self.files.summary.unlink(missing_ok=True)
+        begun = self.files.read_environment()
+        changes = [*begun.get("changes", []), {"step": self._resumed_step or 0, "changed": self._changed}]
+        self.files.write_recipe(self.recipe)
+        checkpoint.write_json(self.files.environment, {**self._facts(), "changes": changes})
 
     def fail(self, error: BaseException) -> None:
         """Save what is trained when the run was stopped, and write how it ended."""
@@ -267,12 +314,18 @@ class Execution:
         if isinstance(error, Interrupted):
             error.folder = str(self.files.path)
             self._save_what_is_trained()
+        elif isinstance(error, KeyboardInterrupt):
+            say(f"stopped at once; go on with: toolkit resume {self.files.path}")
         seconds = time.monotonic() - self._started
         summary = self._summary(
             "interrupted" if stopped else "failed", self._known_before() or {}, {}, seconds
         )
-        if ranks.is_first():
+        if not ranks.is_first():
+            return
+        try:
             self.files.write_summary({**summary, "error": f"{type(error).__name__}: {error}"})
+        except OSError as problem:  # what ended the run is said, whether or not there is room for it
+            say(f"{self.files.summary} cannot be written: {problem.strerror}")
 
     def _save_what_is_trained(self) -> None:
         """A checkpoint of the last step, unless there is one, or the best weights have taken its place."""
@@ -294,12 +347,16 @@ class Execution:
         return ranks.first(self._newest_checkpoint)
 
     def _newest_checkpoint(self) -> Path | None:
-        found = None
-        for folder in reversed(checkpoint.ordered(self.files.checkpoints)):
-            problem = checkpoint.damage(folder)
-            if problem is None:
-                found = folder
-                break
+        checkpoint.bring_back(self.files.checkpoints)
+        found, unusable = checkpoint.newest_and_damaged(self.files.checkpoints)
+        told = [f"{folder.name}: {problem}" for folder, problem in unusable.items()]
+        if found is None and not all(map(checkpoint.was_cut_off, unusable)):
+            raise CheckpointError(
+                f"no checkpoint of the run in {self.files.path} can be used\n  " + "\n  ".join(told),
+                hint="bring one back from a copy; to begin again from the first step, remove "
+                f"{self.files.checkpoints}, then: toolkit resume {self.files.path}",
+            )
+        for folder, problem in unusable.items():
             say(f"{folder.name} is passed over and removed: {problem}")
             checkpoint.clear(folder)
         self.files.cut_back(checkpoint.step_of(found) if found else -1)
@@ -370,11 +427,12 @@ class Execution:
             "before": dict(before),
             "after": dict(after),
             "train": {
-                "steps": state.global_step,
+                "steps": state.global_step or self._resumed_step or 0,
                 "epochs": round(state.epoch or 0.0, 4),
                 "seconds": round(seconds, 3),
                 "loss": self.trainer.mean_train_loss(),
                 "resumed_from": self._resumed_step,
+                "skipped": self.trainer.skipped_steps,
             },
             "rows": {**{name: self.used(name) for name in ("train", "validation", "test")},
                      "quarantined": len(self.quarantine.found)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -13,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.checkpoint import read_json, write_json
+from toolkit.checkpoint import ordered, read_json, write_json, write_text
 from toolkit.errors import CheckpointError, RecipeError
+from toolkit.lock import LOCK, locked, refuse_at_work
 from toolkit.metrics import Sample
 from toolkit.recipe import Recipe
+from toolkit.yaml12 import write_yaml
 
 if TYPE_CHECKING:
     from toolkit.data.rows import BadRow
@@ -39,6 +42,7 @@ class RunFolder:
         self.quarantine = path / "quarantine.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.unfinished_model = path / ".model.partial"
 
     def refuse_unless_new(self) -> None:
         """Raise `CheckpointError` if there is anything in the folder, or it is none and cannot be made."""
@@ -57,6 +61,7 @@ class RunFolder:
             ) from error
 
     def _refuse_unless_new(self) -> None:
+        refuse_at_work(self.path)
         if self.came_to_nothing():
             return
         if self.recipe.exists():
@@ -64,7 +69,7 @@ class RunFolder:
                 f"{self.path} holds another run",
                 hint=f"go on with it: toolkit resume {self.path}, or name another folder with --output-dir",
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or self._holds_anything()):
             raise CheckpointError(
                 f"{self.path} is there already and is no empty folder",
                 hint="name another folder with --output-dir",
@@ -75,30 +80,49 @@ class RunFolder:
         if not os.access(there, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    def make(self) -> None:
-        with self.can_be_written():
-            self.path.mkdir(parents=True, exist_ok=True)
+    def _holds_anything(self) -> bool:
+        """But the lock of a run that was cut off before it began."""
+        return any(one.name != LOCK for one in self.path.iterdir())
+
+    @contextmanager
+    def made_and_locked(self) -> Iterator[None]:
+        """The folder for one run at a time; a new one is removed again when no run is begun in it.
+
+        Raises:
+            CheckpointError: it cannot be written, or another run is at work in it.
+        """
+        new = [one for one in (self.path, *self.path.parents) if not one.exists()]
+        with contextlib.ExitStack() as stack:
+            with self.can_be_written():
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path))
+            try:
+                yield
+            finally:
+                if not self.recipe.exists():
+                    stack.close()
+                    self._take_back(new)
+
+    def _take_back(self, new: Sequence[Path]) -> None:
+        with contextlib.suppress(OSError):
+            if new:
+                shutil.rmtree(self.path)
+            for parent in new[1:]:
+                parent.rmdir()
 
     def came_to_nothing(self) -> bool:
         """Whether the folder's run failed before its first step, so that there is nothing in it to lose."""
         summary = self.read_summary() if self.summary.is_file() else {}
-        return summary.get("status") == "failed" and not summary["train"]["steps"]
+        return (
+            summary.get("status") == "failed"
+            and not summary["train"]["steps"]
+            and not ordered(self.checkpoints)
+        )
 
     def clear(self) -> None:
         """Remove what a run that came to nothing has left."""
         for place in (self.summary, self.metrics, self.samples, self.predictions, self.quarantine):
             place.unlink(missing_ok=True)
-
-    @contextmanager
-    def removed_if_nothing_comes_of_it(self) -> Iterator[None]:
-        """Leave no new folder behind when what is done here fails before there is a run."""
-        was_there = self.path.exists()
-        try:
-            yield
-        except BaseException:
-            if not was_there:
-                shutil.rmtree(self.path, ignore_errors=True)
-            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -142,6 +166,15 @@ class RunFolder:
         }  # fmt: skip
         return {name: str(place.relative_to(self.path)) for name, place in places.items() if place.exists()}
 
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Without secrets, whole or not at all."""
+        write_text(self.recipe, write_yaml(recipe.without_secrets().as_dict()))
+
+    def finish_model(self) -> None:
+        """Give the model, once all of it is written, its place."""
+        shutil.rmtree(self.model, ignore_errors=True)
+        self.unfinished_model.rename(self.model)
+
     @property
     def has_adapter(self) -> bool:
         """Whether the model is an adapter, which needs its base model."""
@@ -181,15 +214,10 @@ class RunFolder:
         return [Sample(**line) for line in lines]
 
     def cut_back(self, step: int) -> None:
-        """Drop what was measured after `step`: it will be measured again."""
+        """Drop what was measured after `step`, which will be measured again, and lines that were cut short."""
         for path in (self.metrics, self.samples):
-            if path.exists():
-                kept = [line for line in _lines(path) if line["step"] <= step]
-                partial = path.with_suffix(".partial")
-                partial.write_text(
-                    "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
-                )
-                partial.replace(path)
+            _rewrite(path, [line for line in _lines(path) if line["step"] <= step])
+        _rewrite(self.quarantine, _lines(self.quarantine))
 
     def add_bad_row(self, bad: BadRow) -> None:
         _append(self.quarantine, dataclasses.asdict(bad))
@@ -215,6 +243,11 @@ def finite(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    if path.exists():
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

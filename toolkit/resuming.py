@@ -13,9 +13,11 @@ from transformers.trainer_callback import TrainerCallback
 
 from toolkit import checkpoint
 from toolkit.adalora import Ranks, adalora_of
+from toolkit.bad_numbers import BadNumbers
 from toolkit.errors import CheckpointError
 from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
+from toolkit.notices import say
 
 _ABSENT = object()
 _ADAPTER = "adapter_model.safetensors"
@@ -30,6 +32,7 @@ class ResumableTrainer(transformers.Trainer):
         self._saved: tuple[int, int] | None = None
         self._saving_checkpoint = False
         self._loss_before_resume = 0.0
+        self._numbers = BadNumbers(self)
         self._reported: dict[str, list[float]] = {}
         self._tr_loss: Any = 0.0
         self._total_loss_scalar = 0.0
@@ -55,16 +58,20 @@ class ResumableTrainer(transformers.Trainer):
             resume_from_checkpoint = self._newest_checkpoint()
         self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
         self._saved = None
+        self._numbers = BadNumbers(self)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _newest_checkpoint(self) -> str | None:
         parent = Path(self.args.output_dir)
-        newest = checkpoint.newest(parent)
-        if newest is None and checkpoint.ordered(parent):
+        checkpoint.bring_back(parent)
+        newest, unusable = checkpoint.newest_and_damaged(parent)
+        if newest is None and unusable:
             raise CheckpointError(
                 f"no checkpoint in {parent} is complete",
                 hint="name one: train(resume_from_checkpoint='.../checkpoint-N')",
             )
+        for folder, problem in unusable.items():
+            say(f"{folder.name} is passed over: {problem}")
         return str(newest) if newest else None
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,6 +79,9 @@ class ResumableTrainer(transformers.Trainer):
         if self.state.best_global_step:  # what is stored is a path of the process that was
             best = Path(self.args.output_dir) / f"{checkpoint.PREFIX}{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        self.state.compute_steps(
+            self.args, self.state.max_steps
+        )  # what is stored may have been changed since
         return places
 
     def _run_epoch(self, **loop: Any) -> None:
@@ -98,9 +108,15 @@ class ResumableTrainer(transformers.Trainer):
         self._globalstep_last_logged = int(kept["logged_step"])
         self._loss_before_resume = kept["before_log"]
         self._reported = kept["reported"]
+        self._numbers.skipped = kept.get("skipped", [])
         if kept["evaluation_due"]:
             metrics = self._evaluate(None, None)
             self._determine_best_metric(metrics=metrics, trial=None)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because of their numbers."""
+        return len(self._numbers.skipped)
 
     def mean_train_loss(self) -> float | None:
         """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
@@ -122,8 +138,24 @@ class ResumableTrainer(transformers.Trainer):
             return
         parent = Path(self._get_output_dir(trial))
         folder = parent / f"{checkpoint.PREFIX}{self.state.global_step}"
+        try:
+            self._write_checkpoint(folder, model, trial)
+        except BaseException:
+            if self.args.should_save:
+                checkpoint.give_up(folder)
+            raise
         if self.args.should_save:
-            checkpoint.clear(folder)
+            if self.args.save_total_limit:
+                self._finish_current_push()  # of what may be removed now
+            checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        self._saved = now
+
+    def _write_checkpoint(self, folder: Path, model: Any, trial: Any) -> None:
+        if self.args.should_save:
+            checkpoint.begin(folder)
         self.accelerator.wait_for_everyone()
         self._saving_checkpoint = True
         try:
@@ -137,13 +169,6 @@ class ResumableTrainer(transformers.Trainer):
                 self._ranks.save(folder)
             checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
             checkpoint.complete(folder)
-            if self.args.save_total_limit:
-                self._finish_current_push()  # of what may be removed now
-            checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(folder))
-        self._saved = now
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As upstream, but straight from the checkpoint, and without a pickle of the arguments."""
@@ -170,6 +195,7 @@ class ResumableTrainer(transformers.Trainer):
             "logged_step": self._globalstep_last_logged,
             "before_log": self._loss_before_resume + self._total_loss_scalar,
             "reported": self._reported,
+            "skipped": self._numbers.skipped,
             "evaluation_due": self._evaluation_due,
         }
 

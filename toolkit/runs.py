@@ -12,14 +12,36 @@ from toolkit import ranks
 from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded
+from toolkit.lock import refuse_at_work
 from toolkit.notices import say
 from toolkit.plugins import Plugins
 from toolkit.recipe import Recipe
+from toolkit.room import told_when_full
 from toolkit.structure import show
 
 if TYPE_CHECKING:
     from toolkit.data.splits import Rows
-    from toolkit.execution import Execution
+
+FREE_TO_CHANGE = (
+    "cache",
+    "data.max_bad_fraction",
+    "data.on_error",
+    "train.dataloader_num_workers",
+    "train.dataloader_persistent_workers",
+    "train.dataloader_prefetch_factor",
+    "train.logging_dir",
+    "train.logging_first_step",
+    "train.logging_steps",
+    "train.logging_strategy",
+    "train.on_nan_inf",
+    "train.report_to",
+    "train.resume_from_checkpoint",
+    "train.run_name",
+    "train.save_steps",
+    "train.save_strategy",
+    "train.save_total_limit",
+)
+"""What may be set otherwise when a run goes on: neither the weights nor what is measured depend on it."""
 
 
 class Run:
@@ -134,6 +156,7 @@ def run(
     model: Any = None,
     processor: Any = None,
     resume: bool = False,
+    allow_changes: bool = False,
 ) -> Run:
     """Carry out a recipe: measure, train, measure again, save.
 
@@ -143,6 +166,7 @@ def run(
         data: rows given in code instead of `data.source`: a datasets object, rows, or a mapping of splits.
         model, processor: objects instead of what `model.name` names.
         resume: go on with the run in `output_dir` from its newest checkpoint; a finished one is returned as it is.
+        allow_changes: go on even so where the recipe, the data or the base model is not what the run began with.
     Raises:
         ToolkitError: what was given is wrong; nothing that was there is touched.
         Interrupted: a signal ended the run; what was trained is saved.
@@ -157,27 +181,33 @@ def run(
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
     resolved = _with_objects_named(recipe, data, model).resolved()
     plugins = plugins_of(resolved)
-    files, going_on = ranks.first(functools.partial(_place, output_dir, resolved, resume))
-    if going_on and files.read_summary().get("status") == "finished":
+    files, going_on, changed = ranks.first(
+        functools.partial(_place, output_dir, resolved, resume, allow_changes)
+    )
+    finished = going_on and files.read_summary().get("status") == "finished"
+    if finished and all(_may_change(line) for line in changed):
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
-    return _carry_out(plugins, files, data, (model, processor), going_on)
+    with told_when_full(files.path, files.checkpoints):
+        return _carry_out(plugins, files, data, (model, processor), going_on, changed, allow_changes)
 
 
-def _place(output_dir: str | Path | None, recipe: Recipe, resume: bool) -> tuple[RunFolder, bool]:
-    """Where a run goes, and whether it goes on with what is there."""
+def _place(
+    output_dir: str | Path | None, recipe: Recipe, resume: bool, allow_changes: bool
+) -> tuple[RunFolder, bool, list[str]]:
+    """Where a run goes, whether it goes on with what is there, and with which settings changed."""
     files = RunFolder(expanded(output_dir or _new_name(recipe.name)))
     if resume and files.recipe.exists():
-        _refuse_another_recipe(files, recipe)
-        return files, True
+        refuse_at_work(files.path)
+        return files, True, _changed_settings(files, recipe, allow_changes)
     files.refuse_unless_new()
-    return files, False
+    return files, False, []
 
 
-def resume(folder: str | Path) -> Run:
+def resume(folder: str | Path, *, allow_changes: bool = False) -> Run:
     """Go on with the run in a folder, by the recipe it holds."""
     files = RunFolder.open(Path(folder))
-    return run(files.read_recipe(), files.path, resume=True)
+    return run(files.read_recipe(), files.path, resume=True, allow_changes=allow_changes)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -189,6 +219,7 @@ def load_run(folder: str | Path) -> Run:
     """
     files = RunFolder.open(Path(folder))
     if not files.model.is_dir():
+        refuse_at_work(files.path)
         status = files.read_summary().get("status", "unfinished")
         raise CheckpointError(
             f"{folder} holds no trained model yet: the run is {status}",
@@ -229,19 +260,22 @@ def plugins_of(recipe: Recipe) -> Plugins:
 
 
 def _carry_out(
-    plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool
-) -> Run:
+    plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool,
+    changed: Sequence[str], allow_changes: bool,
+) -> Run:  # fmt: skip
     from toolkit.execution import Execution
     from toolkit.signals import Signals
 
-    with Signals().listening() as signals:
+    with Signals().listening() as signals, files.made_and_locked():
         splits, loaded = ranks.alike(functools.partial(_opened, plugins, data, objects))
         if not going_on:
             ranks.first(functools.partial(_look_at_rows, plugins, splits, loaded[1]))
-        with files.removed_if_nothing_comes_of_it():
-            ranks.first(files.make)
-            execution = ranks.alike(functools.partial(Execution, plugins, files, splits, *loaded, signals))
-            ranks.first(functools.partial(_begin, execution, going_on))
+        execution = ranks.alike(functools.partial(Execution, plugins, files, splits, *loaded, signals))
+        ranks.first(execution.find_repository)
+        if going_on:
+            ranks.first(functools.partial(execution.check_same_start, changed, allow_changes=allow_changes))
+        else:
+            ranks.first(execution.begin)
         result = functools.partial(Run, files, plugins, *loaded, data=data)
         try:
             execution.carry_out(going_on)
@@ -270,14 +304,6 @@ def _opened(plugins: Plugins, data: Any, objects: tuple[Any, Any]) -> tuple[dict
     return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
 
 
-def _begin(execution: Execution, going_on: bool) -> None:
-    execution.find_repository()
-    if going_on:
-        execution.check_same_start()
-    else:
-        execution.begin()
-
-
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     fixed = [key for key in ("name", "plugins", "model", "adapter", "cache", "sample") if key in settings]
     if fixed:
@@ -302,14 +328,27 @@ def _look_at_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
         say(notice)
 
 
-def _refuse_another_recipe(files: RunFolder, recipe: Recipe) -> None:
-    """Raise `RecipeError` with the differences if the folder's run was begun by another recipe."""
+def _changed_settings(files: RunFolder, recipe: Recipe, allow_changes: bool) -> list[str]:
+    """What is set otherwise than in the folder's recipe, a line each.
+
+    Raises:
+        RecipeError: something of it would change what the run computes, and that is not allowed.
+    """
     there, here = (one.without_secrets().as_dict() for one in (files.read_recipe(), recipe))
-    if different := differences(there, here):
+    different = differences(there, here)
+    refused = [line for line in different if not _may_change(line)]
+    if refused and not allow_changes:
         raise RecipeError(
-            f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(different[:8]),
-            hint=f"go on by its own: toolkit resume {files.path}, or start another run",
+            f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(refused[:8]),
+            hint=f"go on by its own: toolkit resume {files.path}, start another run, or insist: --allow-changes",
         )
+    return different
+
+
+def _may_change(difference: str) -> bool:
+    """Whether a setting changes neither the weights nor what is measured."""
+    key = difference.partition(": ")[0]
+    return any(key == one or key.startswith(f"{one}.") for one in FREE_TO_CHANGE)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

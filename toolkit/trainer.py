@@ -118,7 +118,7 @@ class Trainer(CompatibleTrainer):
         if self._known_lengths is None:
             measure = self._plugins.row_length() if self._plugins is not None else None
             assert measure is not None, "a run without one is refused"
-            self._known_lengths = dataset.lengths(measure)
+            self._known_lengths = dataset.lengths(lambda row: (self._interrupted(), measure(row))[1])
         return self._known_lengths
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
@@ -153,7 +153,8 @@ class Trainer(CompatibleTrainer):
         """Note the rows of all ranks that cannot be used; all of them call this."""
         assert self._quarantine is not None
         if ranks.highest(len(bad)) != [0]:
-            self._quarantine.add(gather_object([*bad]) if ranks.count() > 1 else bad)
+            everybodys = gather_object([*bad]) if ranks.count() > 1 else bad
+            ranks.alike(partial(self._quarantine.add, everybodys))
 
     # ---- training ------------------------------------------------------------------------------------------
 
@@ -203,7 +204,19 @@ class Trainer(CompatibleTrainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """As upstream; where a plugin has a step of its own, that, on the whole batch."""
         if self._step is None:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._own_step(model, inputs, num_items_in_batch)
+        self._numbers.note(inputs, loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """As upstream; here, before the optimizer's step, it is the place to see whether there should be one."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        self._numbers.judge(model, grad_norm)
+        return grad_norm
+
+    def _own_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
         model.train()
         share = self.args.world_size / num_items_in_batch.clamp(min=1)
         loss = self._step(

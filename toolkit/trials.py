@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from toolkit import processes
 from toolkit.checkpoint import read_json, write_json
 from toolkit.errors import CheckpointError, Interrupted, RecipeError
 from toolkit.folder import RunFolder, finite
+from toolkit.lock import locked
 from toolkit.notices import say
 from toolkit.processes import Ended
 from toolkit.recipe import Recipe
@@ -25,6 +24,7 @@ from toolkit.space import Space, as_text, changes, parse_space, size, written
 from toolkit.study import Trial, best_of, is_hopeless, suggest
 
 RECORD = "search.json"
+_WHAT = "search, or a trial of one,"
 _OF_A_TRIAL: dict[str, Any] = {
     "train": {"push_to_hub": None, "do_eval": None, "do_predict": None},
     "eval": {"before": False, "test": False},
@@ -88,7 +88,7 @@ def carry_out(folder: Path, settings: Settings) -> None:
         CheckpointError: another search is at work in the folder, or the data has changed.
         Interrupted: a signal came.
     """
-    with _locked(folder) as lock, Signals().listening() as signals:
+    with locked(folder, _WHAT) as lock, Signals().listening() as signals:
         work = _Work(folder, settings, signals, lock)
         try:
             work.carry_out()
@@ -260,20 +260,3 @@ class _Watch:
 
 def shown(value: float | None) -> str:
     return "nan" if value is None else f"{value:.4g}"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Keep two searches from one folder; a trial's process holds the lock as well, should it outlive ours.
-
-    Raises:
-        CheckpointError: another search is at work in it.
-    """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CheckpointError(
-                f"another search, or a trial of one, is at work in {folder}", hint="wait until it has ended"
-            ) from None
-        yield file.fileno()

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _execute(arguments)
     except ToolkitError as error:
         _report(error, as_json)
-        return _after_traceback(debug, 2)
+        return _after_traceback(debug, error.exit_status)
     except Interrupted as interruption:
         if as_json and ranks.is_first():
             print_document({"status": "interrupted", "folder": interruption.folder})

@@ -24,6 +24,14 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     add_trace_argument(parser)
 
 
+def add_allow_changes_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="go on even if the recipe, the data or the base model is not what the run began with",
+    )
+
+
 def add_trace_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-hooks", action="store_true", help="show each hook call on stderr: who answers, and what"

@@ -9,11 +9,13 @@ import argparse
 from typing import Any
 
 from toolkit.cli import run_command, search_command
-from toolkit.cli.options import add_trace_argument
+from toolkit.cli.options import add_allow_changes_argument, add_trace_argument
+from toolkit.errors import RecipeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="DIR", help="the run's or the search's folder")
+    add_allow_changes_argument(parser)
     add_trace_argument(parser)
 
 
@@ -22,8 +24,12 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from toolkit.searching import is_search, resume_search
 
     if is_search(options.run):
+        if options.allow_changes:
+            raise RecipeError(
+                "--allow-changes: trials of a search could not be compared", hint="start another search"
+            )
         return search_command.summary_of(resume_search(options.run)), 0
-    return run_command.summary_of(resume(options.run)), 0
+    return run_command.summary_of(resume(options.run, allow_changes=options.allow_changes)), 0
 
 
 def show(document: dict[str, Any]) -> None:

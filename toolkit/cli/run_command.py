@@ -11,7 +11,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
-from toolkit.cli.options import add_recipe_arguments, recipe_from
+from toolkit.cli.options import add_allow_changes_argument, add_recipe_arguments, recipe_from
 from toolkit.notices import printable
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --output-dir, if there is one"
     )
+    add_allow_changes_argument(parser)
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     recipe = recipe_from(options)
     from toolkit.runs import run
 
-    return summary_of(run(recipe, options.output_dir, resume=options.resume)), 0
+    made = run(recipe, options.output_dir, resume=options.resume, allow_changes=options.allow_changes)
+    return summary_of(made), 0
 
 
 def summary_of(finished: Run) -> dict[str, Any]:

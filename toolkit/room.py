@@ -1,0 +1,71 @@
+"""A disk that is full, in words that help."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolkit import checkpoint
+from toolkit.errors import CheckpointError, RunError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_TEXT = re.compile(rf"os error ({'|'.join(map(str, _FULL))})\b|file write failed|unexpected pos \d+ vs")
+"""As safetensors and torch say it, which raise no OSError."""
+
+
+@contextmanager
+def told_when_full(folder: Path, checkpoints: Path) -> Iterator[None]:
+    """Meanwhile a write for which there is no room is an error of ours.
+
+    Raises:
+        RunError: the disk of `folder` is full.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        go_on = f"toolkit resume {folder}" if (folder / "recipe.yaml").exists() else "begin the run again"
+        raise RunError(
+            f"no room is left for {folder}: {_size(_free(folder))} are free{_needed(checkpoints)}",
+            hint=f"make room (train.save_total_limit keeps fewer checkpoints), then: {go_on}",
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is of a disk, a quota or a limit that is full."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in _FULL) or _IN_TEXT.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _free(folder: Path) -> int:
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free
+
+
+def _needed(checkpoints: Path) -> str:
+    """What a checkpoint takes, where there is one to tell."""
+    there = checkpoint.ordered(checkpoints)
+    try:
+        files = checkpoint.read_json(there[-1] / checkpoint.MANIFEST)["files"] if there else {}
+        size = sum(one["size"] for one in files.values())
+    except (CheckpointError, KeyError, TypeError):
+        return ""
+    return f", a checkpoint takes {_size(size)}" if size else ""
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
