@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from toolkit.base_model import refuse_changed
-from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
+from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded
 from toolkit.lock import refuse_at_work
 from toolkit.notices import say
@@ -255,7 +256,7 @@ def _carry_out(
     from toolkit.opening import open_data, open_model
     from toolkit.signals import Signals
 
-    with Signals().listening() as signals, files.made_and_locked():
+    with _known_where_to_go_on(files), Signals().listening() as signals, files.made_and_locked():
         splits = open_data(plugins, data)
         if "train" not in splits:
             raise DataError(
@@ -282,6 +283,17 @@ def _carry_out(
     finished = result()
     plugins.run_finished(finished)
     return finished
+
+
+@contextlib.contextmanager
+def _known_where_to_go_on(files: RunFolder) -> Iterator[None]:
+    """Have an interruption name the folder, once there is a run in it."""
+    try:
+        yield
+    except Interrupted as interruption:
+        if files.recipe.exists():
+            interruption.folder = str(files.path)
+        raise
 
 
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
