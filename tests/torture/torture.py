@@ -214,7 +214,9 @@ class Torture:
         folder.mkdir(parents=True)
         started = time.monotonic()
         if life(self._recipe("undisturbed"), folder / "undisturbed", None):
-            raise SystemExit(f"{name}: the undisturbed run failed:\n{(folder / 'undisturbed.txt').read_text()}")
+            raise SystemExit(
+                f"{name}: the undisturbed run failed:\n{(folder / 'undisturbed.txt').read_text()}"
+            )
         self.seconds = time.monotonic() - started
         self.moments = moments(self.chance, self.seconds)
 
@@ -254,7 +256,9 @@ class Torture:
         for key, value in expected.items():
             assert found[key] == value, f"{self.name}: {key}: {found[key]}\ninstead of {value}\n{said}"
         resumed = json.loads((folder / "summary.json").read_text())["train"]["resumed_from"]
-        assert (resumed or None) == left, f"{self.name}: resumed from {resumed} where {left} was there\n{said}"
+        assert (resumed or None) == left, (
+            f"{self.name}: resumed from {resumed} where {left} was there\n{said}"
+        )
         return kills
 
     def _check_resumed(self, said: str, left: int | None) -> None:
@@ -287,7 +291,9 @@ def warm() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="only this one, counted from 0")
