@@ -272,7 +272,11 @@ def test_weights_beyond_help_end_a_run_that_skips(
 ) -> None:
     recipe = poisoned(tiny_recipe.override(train={"on_nan_inf": "skip"}), install, "nan")
     with pytest.raises(RunError, match="step 10: the loss is nan, for the 10th time in a row"):
-        run(recipe.override(train={"num_train_epochs": 20}), "first", data={**SPLITS, "train": SPLITS["train"][:4]})
+        run(
+            recipe.override(train={"num_train_epochs": 20}),
+            "first",
+            data={**SPLITS, "train": SPLITS["train"][:4]},
+        )
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------
