@@ -214,7 +214,7 @@ class RunFolder:
         return [Sample(**line) for line in lines]
 
     def cut_back(self, step: int) -> None:
-        """Drop what was measured after `step`, or after training, which will be again, and lines that were cut short."""
+        """Drop what was measured after `step` or after training, which will be again, and lines cut short."""
         for path in (self.metrics, self.samples):
             lines = [line for line in _lines(path) if line["step"] <= step]
             _rewrite(path, [line for line in lines if line["split"] != "test" or line["step"] == 0])

@@ -171,7 +171,7 @@ def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: 
     assert "--allow-changes" in str(error.value.hint)
     fewer = {**SPLITS, "train": SPLITS["train"][1:]}
     with pytest.raises(
-        CheckpointError, match="began with: 20 train rows there, 19 here, fingerprint .* there, .* here"
+        CheckpointError, match=r"began with: 20 train rows there, 19 here, fingerprint .* there, .* here"
     ):
         run(tiny_recipe, "first", data=fewer, resume=True)
     again = run(changed, "first", data=fewer, resume=True, allow_changes=True)

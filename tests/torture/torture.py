@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -121,10 +122,13 @@ class Kill:
     left: int | None
 
 
-def moments(chance: random.Random, seconds: float) -> Iterator[Moment]:
-    """Moments without end, every kind in turn, in random order."""
+def moments(chance: random.Random, seconds: float, caches: bool) -> Iterator[Moment]:
+    """Moments without end, every kind in turn, in random order; first as the cache is written, which soon is full."""
+    first = ["as the cache is written"] if caches else []
     while True:
-        for name in chance.sample(list(MOMENTS), len(MOMENTS)):
+        names = first + chance.sample(list(MOMENTS), len(MOMENTS))
+        first = []
+        for name in names:
             functions = MOMENTS[name]
             if not functions:
                 yield Moment(name, None, 0, chance.uniform(0.2, seconds))
@@ -163,7 +167,7 @@ def arm(moment: Moment) -> None:
 
     module, _, name = moment.function.partition(":")
     *owners, last = name.split(".")
-    owner = functools.reduce(getattr, owners, __import__(module, fromlist=["_"]))
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
     setattr(owner, last, counted(getattr(owner, last)))
 
 
@@ -218,7 +222,7 @@ class Torture:
                 f"{name}: the undisturbed run failed:\n{(folder / 'undisturbed.txt').read_text()}"
             )
         self.seconds = time.monotonic() - started
-        self.moments = moments(self.chance, self.seconds)
+        self.moments = moments(self.chance, self.seconds, "in the cache" in name)
 
     def _recipe(self, cache: str) -> Recipe:
         return self.recipe.override(cache={"dir": str(self.folder / f"cache-of-{cache}")})
@@ -280,13 +284,14 @@ def _newest(folder: Path) -> int | None:
 
 def warm() -> None:
     """Import what every life needs."""
-    import toolkit.execution
-    import toolkit.opening
-    import toolkit.runs
-    import toolkit_causal_lm
-    import toolkit_clip
-    import toolkit_whisper  # noqa: F401
-
+    for name in (
+        "toolkit.execution",
+        "toolkit.opening",
+        "toolkit_causal_lm",
+        "toolkit_whisper",
+        "toolkit_clip",
+    ):
+        importlib.import_module(name)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
