@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test check samples clean
+.PHONY: install demo test torture check samples clean
 
 install: $(INSTALLED)
 
@@ -18,6 +18,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile
+
+torture: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture.torture --kills 30
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

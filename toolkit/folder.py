@@ -214,9 +214,10 @@ class RunFolder:
         return [Sample(**line) for line in lines]
 
     def cut_back(self, step: int) -> None:
-        """Drop what was measured after `step`, which will be measured again, and lines that were cut short."""
+        """Drop what was measured after `step` or after training, which will be again, and lines cut short."""
         for path in (self.metrics, self.samples):
-            _rewrite(path, [line for line in _lines(path) if line["step"] <= step])
+            lines = [line for line in _lines(path) if line["step"] <= step]
+            _rewrite(path, [line for line in lines if line["split"] != "test" or line["step"] == 0])
         _rewrite(self.quarantine, _lines(self.quarantine))
 
     def add_bad_row(self, bad: BadRow) -> None:

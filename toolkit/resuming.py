@@ -29,6 +29,10 @@ class ResumableTrainer(transformers.Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._resumed_from: Path | None = None
         self._evaluation_due = False
+        self._stopped = False
+        """By what an evaluation has found, as early stopping does."""
+        self.nothing_done = False
+        """Whether an epoch came and went without a step: training had ended at the checkpoint already."""
         self._saved: tuple[int, int] | None = None
         self._saving_checkpoint = False
         self._loss_before_resume = 0.0
@@ -58,6 +62,7 @@ class ResumableTrainer(transformers.Trainer):
             resume_from_checkpoint = self._newest_checkpoint()
         self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
         self._saved = None
+        self._stopped = self.nothing_done = False
         self._numbers = BadNumbers(self)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -85,14 +90,17 @@ class ResumableTrainer(transformers.Trainer):
         return places
 
     def _run_epoch(self, **loop: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # resumed from the last step
-            self.control.should_training_stop = True
+        if self.state.global_step >= self.state.max_steps or self._stopped:  # resumed from the last step
+            self.control.should_training_stop = self.nothing_done = True
             return
         super()._run_epoch(**loop)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, *args: Any, **kwargs: Any) -> Any:
         self._evaluation_due = True
+        signalled, self.control.should_training_stop = self.control.should_training_stop, False
         metrics = super()._evaluate(trial, ignore_keys_for_eval, *args, **kwargs)
+        self._stopped = self.control.should_training_stop
+        self.control.should_training_stop = signalled or self._stopped
         self._evaluation_due = False
         return metrics
 
@@ -109,6 +117,7 @@ class ResumableTrainer(transformers.Trainer):
         self._loss_before_resume = kept["before_log"]
         self._reported = kept["reported"]
         self._numbers.skipped = kept.get("skipped", [])
+        self._stopped = kept.get("stopped", False)
         if kept["evaluation_due"]:
             metrics = self._evaluate(None, None)
             self._determine_best_metric(metrics=metrics, trial=None)
@@ -196,6 +205,7 @@ class ResumableTrainer(transformers.Trainer):
             "before_log": self._loss_before_resume + self._total_loss_scalar,
             "reported": self._reported,
             "skipped": self._numbers.skipped,
+            "stopped": self._stopped,
             "evaluation_due": self._evaluation_due,
         }
 
@@ -300,6 +310,8 @@ class _Resumption(TrainerCallback):
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self.trainer.nothing_done and float(state.epoch).is_integer():  # this end has been before
+            control.should_log = control.should_evaluate = control.should_save = False
         control.should_save, self.deferred = control.should_save or self.deferred, False
         return control
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import ranks
 from toolkit.base_model import refuse_changed
-from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
+from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded
 from toolkit.lock import refuse_at_work
 from toolkit.notices import say
@@ -266,7 +267,7 @@ def _carry_out(
     from toolkit.execution import Execution
     from toolkit.signals import Signals
 
-    with Signals().listening() as signals, files.made_and_locked():
+    with _known_where_to_go_on(files), Signals().listening() as signals, files.made_and_locked():
         splits, loaded = ranks.alike(functools.partial(_opened, plugins, data, objects))
         if not going_on:
             ranks.first(functools.partial(_look_at_rows, plugins, splits, loaded[1]))
@@ -302,6 +303,17 @@ def _opened(plugins: Plugins, data: Any, objects: tuple[Any, Any]) -> tuple[dict
             hint="training needs one: call a part of the data 'train'",
         )
     return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
+
+
+@contextlib.contextmanager
+def _known_where_to_go_on(files: RunFolder) -> Iterator[None]:
+    """Have an interruption name the folder, once there is a run in it."""
+    try:
+        yield
+    except Interrupted as interruption:
+        if files.recipe.exists():
+            interruption.folder = str(files.path)
+        raise
 
 
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

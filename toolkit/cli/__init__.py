@@ -7,9 +7,12 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from toolkit import ranks
@@ -47,15 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
-        return _execute(arguments)
+        with _ended_in_words():
+            return _execute(arguments)
     except ToolkitError as error:
         _report(error, as_json)
         return _after_traceback(debug, error.exit_status)
     except Interrupted as interruption:
         if as_json and ranks.is_first():
             print_document({"status": "interrupted", "folder": interruption.folder})
-        go_on = f"; go on with: toolkit resume {interruption.folder}" if interruption.folder else ""
-        say(f"interrupted by {interruption}{go_on}")
+        folder = interruption.folder
+        what_now = f"go on with: toolkit resume {folder}" if folder else "nothing was begun"
+        say(f"interrupted by {interruption}; {what_now}")
         return _after_traceback(debug, interruption.exit_status)
     except KeyboardInterrupt:
         if as_json and ranks.is_first():
@@ -72,6 +77,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         _report(ToolkitError(message, hint="--debug shows where it happened"), as_json)
         return _after_traceback(debug, 1)
+
+
+@contextlib.contextmanager
+def _ended_in_words() -> Iterator[None]:
+    """Meanwhile SIGTERM ends a command as SIGINT does, and SIGUSR1 nothing; what trains listens for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, end),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report(error: ToolkitError, as_json: bool) -> None:

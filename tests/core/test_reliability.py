@@ -1,0 +1,403 @@
+"""Whatever happens to a run: nothing good is lost, and what happened is said."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Install
+from tests.core.test_runs import SPLITS, lines, same, weights
+from toolkit import CheckpointError, Recipe, RecipeError, load_run, run
+from toolkit import checkpoint as ck
+from toolkit.cli import main
+from toolkit.errors import RunError
+from toolkit.lock import LOCK, locked
+from toolkit.runs import resume
+
+
+def stopped(recipe: Recipe, folder: str, step: int) -> Path:
+    """A run as a kill after the checkpoint of `step` leaves it."""
+    run(recipe, folder, data=SPLITS)
+    for one in ck.ordered(Path(folder, "checkpoints")):
+        if ck.step_of(one) > step:
+            shutil.rmtree(one)
+    shutil.rmtree(Path(folder, "model"))
+    Path(folder, "summary.json").unlink()
+    return Path(folder)
+
+
+# ---- two runs in one folder ----------------------------------------------------------------------------------
+
+
+def test_a_second_run_names_the_process_of_the_first(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    before = sorted(folder.rglob("*"))
+    with locked(folder):
+        who = rf"another run is at work in first: process {os.getpid()} on {re.escape(socket.gethostname())}, since 2"
+        for attempt in (
+            lambda: run(tiny_recipe, "first", data=SPLITS),
+            lambda: run(tiny_recipe, "first", data=SPLITS, resume=True),
+            lambda: resume("first"),
+            lambda: load_run("first"),
+        ):
+            with pytest.raises(CheckpointError, match=who):
+                attempt()
+    assert sorted(folder.rglob("*")) == before
+    assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["train"]["resumed_from"] == 8
+    assert not (folder / LOCK).exists()
+
+
+def test_a_stale_lock_is_no_lock(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    """Of a process that was killed, even while a worker that it had forked lives on."""
+    Path("first").mkdir()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with locked(Path("first")):
+            if os.fork() == 0:
+                time.sleep(5)
+                os._exit(0)
+            os.write(writing, b"x")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.read(reading, 1)
+    os.waitpid(pid, 0)
+    assert json.loads(Path("first", LOCK).read_text())["pid"] == pid
+    assert (
+        run(tiny_recipe.override(train={"max_steps": 1}), "first", data=SPLITS).summary["status"]
+        == "finished"
+    )
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda one: flip(one / "model.safetensors"), "'model.safetensors' is not as it was written"),
+        (lambda one: (one / "scheduler.pt").unlink(), "'scheduler.pt' is missing"),
+        (lambda one: (one / "manifest.json").unlink(), "it has no readable manifest"),
+    ],
+)
+def test_damaged_checkpoints(
+    tiny_recipe: Recipe,
+    in_tmp: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], Any],
+    problem: str,
+) -> None:
+    """The one before is taken; where there is none, the run is not silently begun again."""
+    whole = run(tiny_recipe, "whole", data=SPLITS)
+    folder = stopped(tiny_recipe, "first", 8)
+    shutil.copytree(folder, "second")
+    spoil(folder / "checkpoints" / "checkpoint-8")
+    again = run(tiny_recipe, "first", data=SPLITS, resume=True)
+    assert f"checkpoint-8 is passed over and removed: {problem}" in capsys.readouterr().err
+    assert again.summary["train"]["resumed_from"] == 4
+    assert same(weights(whole.folder), weights(again.folder))
+
+    for one in ck.ordered(Path("second/checkpoints")):
+        spoil(one)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="no checkpoint of the run in second can be used") as error:
+            run(tiny_recipe, "second", data=SPLITS, resume=True)
+        assert f"checkpoint-8: {problem}" in error.value.message
+        assert "remove second/checkpoints" in str(error.value.hint)
+        assert len(ck.ordered(Path("second/checkpoints"))) == 2
+    with pytest.raises(CheckpointError, match="second holds another run"):
+        run(tiny_recipe, "second", data=SPLITS)
+    shutil.rmtree("second/checkpoints")
+    assert run(tiny_recipe, "second", data=SPLITS, resume=True).summary["train"]["resumed_from"] is None
+
+
+def test_a_first_checkpoint_that_was_cut_off_is_no_damage(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    folder = stopped(tiny_recipe, "first", 0)
+    ck.begin(folder / "checkpoints" / "checkpoint-4")
+    assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
+
+
+def test_a_checkpoint_is_kept_until_its_successor_is_complete(tmp_path: Path) -> None:
+    """Also where both are of the same step, and whatever moment cuts it off."""
+    folder = tmp_path / "checkpoint-4"
+    ck.begin(folder)
+    (folder / "weights").write_text("old")
+    ck.complete(folder)
+    ck.begin(folder)
+    (folder / "weights").write_text("new, but not all of")
+    assert ck.newest(tmp_path) is None
+    ck.bring_back(tmp_path)
+    assert ck.newest(tmp_path) == folder
+    assert (folder / "weights").read_text() == "old"
+    ck.begin(folder)
+    ck.give_up(folder)
+    assert (folder / "weights").read_text() == "old"
+    ck.begin(folder)
+    (folder / "weights").write_text("new")
+    ck.complete(folder)
+    ck.bring_back(tmp_path)
+    assert (folder / "weights").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+# ---- changes at resume -----------------------------------------------------------------------------------------
+
+
+def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    changed = tiny_recipe.override(train={"learning_rate": 0.5})
+    with pytest.raises(RecipeError, match=r"train\.learning_rate: 0\.01 there, 0\.5 here") as error:
+        run(changed, "first", data=SPLITS, resume=True)
+    assert "--allow-changes" in str(error.value.hint)
+    fewer = {**SPLITS, "train": SPLITS["train"][1:]}
+    with pytest.raises(
+        CheckpointError, match=r"began with: 20 train rows there, 19 here, fingerprint .* there, .* here"
+    ):
+        run(tiny_recipe, "first", data=fewer, resume=True)
+    again = run(changed, "first", data=fewer, resume=True, allow_changes=True)
+    assert again.summary["train"]["resumed_from"] == 8
+    assert Recipe.load(folder / "recipe.yaml").train["learning_rate"] == 0.5
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["data_rows"]["train"] == 19
+    [change] = environment["changes"]
+    assert change["step"] == 8
+    assert [one.split(":")[0] for one in change["changed"]] == [
+        "train.learning_rate", "the data is not what the run in first began with",
+    ]  # fmt: skip
+
+
+def test_what_changes_no_result_may_change(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    whole = run(tiny_recipe, "whole", data=SPLITS)
+    stopped(tiny_recipe, "first", 8)
+    free = {"save_steps": 3, "save_total_limit": 1, "dataloader_num_workers": 1, "on_nan_inf": "skip"}
+    again = run(tiny_recipe.override(train=free), "first", data=SPLITS, resume=True)
+    assert same(weights(whole.folder), weights(again.folder))
+    assert lines(whole.folder) == lines(again.folder)
+    assert [ck.step_of(one) for one in ck.ordered(Path("first/checkpoints"))] == [15]
+    assert Recipe.load("first/recipe.yaml").train["save_steps"] == 3
+
+
+def test_a_finished_run_can_be_trained_for_longer(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    run(tiny_recipe, "first", data=SPLITS)
+    longer = tiny_recipe.override(train={"num_train_epochs": 5})
+    with pytest.raises(RecipeError, match="num_train_epochs: 3 there, 5 here"):
+        run(longer, "first", data=SPLITS, resume=True)
+    again = run(longer, "first", data=SPLITS, resume=True, allow_changes=True)
+    assert (again.summary["train"]["resumed_from"], again.summary["train"]["steps"]) == (15, 25)
+
+
+# ---- bad numbers -----------------------------------------------------------------------------------------------
+
+POISON = """
+    from toolkit import hookimpl
+
+    @hookimpl
+    def toolkit_wrap_loss(recipe):
+        def wrap(loss):
+            def poisoned(model, batch):
+                found = loss(model, batch)
+                if 3 in batch["row_id"].tolist():
+                    return type(found)(found.total * float("VALUE"), found.count, found.report, found.outputs)
+                return found
+            return poisoned
+        return wrap
+"""
+
+
+def poisoned(recipe: Recipe, install: Install, value: str) -> Recipe:
+    source = POISON.replace("VALUE", value)
+    install("toolkit-poison", plugins={"poison": "toolkit_poison"}, modules={"toolkit_poison": source})
+    return recipe.override(plugins=["tiny", "poison"])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_bad_numbers_end_a_run_and_name_the_rows(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, value: str
+) -> None:
+    recipe = poisoned(tiny_recipe, install, value).override(
+        train={"save_steps": 1, "train_sampling_strategy": "sequential"}
+    )
+    with pytest.raises(RunError, match=rf"step 1: the loss is {value}, and no step was taken") as error:
+        run(recipe, "first", data=SPLITS)
+    assert "train row 3: " in error.value.message
+    assert "train row 4" not in error.value.message
+    assert "there is no checkpoint yet" in error.value.message
+    rows = [SPLITS["train"][place] for place in (*range(4, 20), 3, *range(3))]
+    with pytest.raises(RunError, match="step 1: "):
+        run(recipe, "second", data={**SPLITS, "train": rows})  # row 3 is now among others
+    recipe = recipe.override(train={"train_sampling_strategy": "random"})
+    with pytest.raises(RunError, match=r"the last good checkpoint: third/checkpoints/checkpoint-\d+"):
+        run(recipe.override(train={"seed": 5}), "third", data=SPLITS)
+    assert json.loads(Path("third/summary.json").read_text())["status"] == "failed"
+
+
+def test_bad_steps_are_skipped_and_counted(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = poisoned(tiny_recipe.override(train={"on_nan_inf": "skip"}), install, "nan")
+    whole = run(recipe, "whole", data=SPLITS)
+    assert whole.summary["train"]["skipped"] == 3  # once an epoch
+    assert all(bool(torch.isfinite(one).all()) for one in weights(whole.folder).values())
+    assert capsys.readouterr().err.count("is skipped: the loss is nan; its rows: train row ") == 3
+    stopped(recipe, "first", 8)
+    again = run(recipe, "first", data=SPLITS, resume=True)
+    assert again.summary["train"]["resumed_from"] == 8
+    assert again.summary["train"]["skipped"] == 3
+    assert same(weights(whole.folder), weights(again.folder))
+    assert lines(whole.folder) == lines(again.folder)
+
+
+def test_weights_beyond_help_end_a_run_that_skips(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path
+) -> None:
+    recipe = poisoned(tiny_recipe.override(train={"on_nan_inf": "skip"}), install, "nan")
+    with pytest.raises(RunError, match="step 10: the loss is nan, for the 10th time in a row"):
+        run(
+            recipe.override(train={"num_train_epochs": 20}),
+            "first",
+            data={**SPLITS, "train": SPLITS["train"][:4]},
+        )
+
+
+# ---- a full disk -----------------------------------------------------------------------------------------------
+
+_NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+
+
+def mounted(place: str, size: str) -> bool:
+    """In a process of its own: a small disk in memory, where the system lets us mount one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_NEW_MOUNTS) and libc.unshare(_NEW_USER | _NEW_MOUNTS):
+        return False
+    private = 1 << 18 | 1 << 14
+    libc.mount(None, b"/", None, private, None)
+    return bool(libc.mount(b"none", place.encode(), b"tmpfs", 0, f"size={size}".encode()) == 0)
+
+
+def in_a_process(work: Callable[[], int]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            status = work()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("size", ["40k", "100k", "140k", "180k"])
+def test_a_full_disk(tiny_recipe: Recipe, in_tmp: Path, size: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """At the beginning, at a checkpoint, or at the end: it is said, and with more room the run goes on from there."""
+    whole = run(tiny_recipe, "whole", data=SPLITS)
+    Path("disk").mkdir()
+    recipe = tiny_recipe.override(train={"save_total_limit": 1})
+
+    def work() -> int:
+        if not mounted("disk", size):
+            return 77
+        try:
+            run(recipe, "disk/first", data=SPLITS)
+            return 1
+        except RunError as error:
+            if "no room is left for disk/first: " not in error.message:
+                return 2
+        libc = ctypes.CDLL(None)
+        libc.mount(b"none", b"disk", b"tmpfs", 32, b"size=20m")  # remounted
+        again = run(recipe, "disk/first", data=SPLITS, resume=True)
+        return 0 if same(weights(whole.folder), weights(again.folder)) else 3
+
+    status = in_a_process(work)
+    if status == 77:
+        pytest.skip("the system lets nobody mount a disk")
+    assert status == 0, capfd.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [3_000, 30_000])
+def test_a_limit_of_size(
+    tiny_recipe: Recipe, in_tmp: Path, limit: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a full disk, for those who may not mount one: checkpoint and optimizer do not fit."""
+
+    def work() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            run(tiny_recipe, "first", data=SPLITS)
+        except RunError as error:
+            return 0 if "no room is left for first" in error.message else 2
+        return 1
+
+    assert in_a_process(work) == 0, capfd.readouterr().err
+    assert not ck.ordered(Path("first/checkpoints"))
+    assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
+
+
+# ---- signals before training -----------------------------------------------------------------------------------
+
+SLOW = """
+    import time
+    from pathlib import Path
+    from toolkit import hookimpl
+
+    @hookimpl
+    def toolkit_dataset(recipe):
+        def load():
+            Path("reading").touch()
+            time.sleep(60)
+        return load
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_data_are_read(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    install("toolkit-slow", plugins={"slow": "toolkit_slow"}, modules={"toolkit_slow": SLOW})
+    tiny_recipe.override(plugins=["tiny", "slow"], data="slow").dump("slow.yaml")
+    paths = os.pathsep.join([str(tmp_path / "site-packages"), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", "run", "slow.yaml", "--output-dir", "runs/first"],
+        env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not Path("reading").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    started = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert time.monotonic() - started < 10
+    assert err.endswith(f"interrupted by {signal.Signals(number).name}; nothing was begun\n")
+    assert not Path("runs").exists()
+
+
+def test_sigterm_anywhere_in_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolkit.cli import tasks_command
+
+    monkeypatch.setattr(tasks_command, "execute", lambda options: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["tasks"]) == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "interrupted by SIGTERM" in capsys.readouterr().err
