@@ -117,7 +117,7 @@ def _read(text: str) -> Any:
     """Messages in a table, whose cells are texts."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(
             f"messages: expected a list of {{role, content}}, found text: {text!r:.60}", hint=_TURNS
         ) from None

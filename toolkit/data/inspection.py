@@ -116,7 +116,7 @@ def inspect_rows(
         found = row if isinstance(row, DataError) else _facts_or_error(row, look)
         unreadable += isinstance(row, DataError)
         if isinstance(found, DataError):
-            bad.append(BadRow(split, splits[split].ids[index], found.message))
+            bad.append(BadRow.of(split, splits[split].ids[index], found))
         for name, value in (found.facts if isinstance(found, DataError) else found).items():
             facts[name].append(value)
     looked_at = Counter(split for split, _ in chosen)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from toolkit.data.columns import with_columns
 from toolkit.errors import DataError
+from toolkit.notices import one_line
 from toolkit.types import Batch, Row
 
 Key = tuple[int, int]
@@ -24,6 +25,11 @@ class BadRow:
     split: str
     row_id: int
     reason: str
+
+    @classmethod
+    def of(cls, split: str, row_id: int, error: DataError) -> BadRow:
+        """The row, with its error on one line of some length, for the row itself speaks in it."""
+        return cls(split, row_id, one_line(error.message))
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class PreparedRows(Dataset[Fetched]):
             row = {**self.rows[place], "row_id": row_id}
             return {**self.prepare(row), "row_id": row_id} if self.prepare else row
         except DataError as error:
-            return BadRow(self.split, row_id, error.message)
+            return BadRow.of(self.split, row_id, error)
 
     def _augmented(self, row: Row, epoch: int) -> Row:
         if self.augment:
