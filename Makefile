@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test check samples clean
+.PHONY: install demo test fuzz check samples clean
 
 install: $(INSTALLED)
 
@@ -18,6 +18,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile
+
+fuzz: $(INSTALLED)
+	FUZZ_CASES=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import set_seed
 
 from toolkit.adapters import adapt, load_adapter
+from toolkit.answers import expected
 from toolkit.base_model import as_begun
 from toolkit.data.columns import name_columns
 from toolkit.data.sources import data_from_objects, open_splits
@@ -78,7 +80,9 @@ def adapted(plugins: Plugins, model: Any) -> Any:
     if adapter is None or getattr(model, "peft_config", None):
         return model
     own = plugins.adapt()
-    return own(model) if own is not None else adapt(model, adapter)
+    if own is None:
+        return adapt(model, adapter)
+    return expected(own(model), nn.Module, "toolkit_adapt", "the adapted model, a torch.nn.Module")
 
 
 def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = False) -> tuple[Any, Any]:

@@ -15,6 +15,8 @@ from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError
 
 T = TypeVar("T")
+LARGEST = 10**1_000
+"""Larger numbers Python may refuse to write in decimals."""
 
 
 def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[RecipeError]]:
@@ -78,6 +80,8 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, where) for item in value]
     if isinstance(value, Enum):
         return _plain(value.value, where)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise RecipeError(f"{where}: a number of far too many digits", hint="write a smaller one")
     for kind in (bool, int, float, str):  # also what descends from them, such as numbers of numpy
         if isinstance(value, kind):
             return kind(value)

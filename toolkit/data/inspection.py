@@ -11,6 +11,7 @@ from math import sqrt
 from statistics import median
 from typing import Any
 
+from toolkit.answers import expected_facts
 from toolkit.data.rows import BadRow
 from toolkit.data.splits import Rows
 from toolkit.errors import DataError
@@ -151,7 +152,7 @@ def _row_or_error(rows: Rows, index: int) -> Row | DataError:
 
 def _facts_or_error(row: Row, look: Callable[[Row], Facts] | None) -> Facts | DataError:
     try:
-        return look(row) if look is not None else {}
+        return expected_facts(look(row)) if look is not None else {}
     except DataError as error:
         return error
 

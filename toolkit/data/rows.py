@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
+from toolkit.answers import expected_batch, expected_number, expected_row
 from toolkit.data.columns import with_columns
 from toolkit.errors import DataError
 from toolkit.notices import one_line
@@ -68,9 +69,10 @@ class PreparedRows(Dataset[Fetched]):
 
     def _length(self, place: int, measure: Callable[[Row], float]) -> float:
         try:
-            return measure({**self.rows[place], "row_id": self.row_ids[place]})
+            length = measure({**self.rows[place], "row_id": self.row_ids[place]})
         except DataError:
             return 0.0
+        return float(expected_number(length, "toolkit_row_length", "a number"))
 
     def __getitem__(self, key: int | Key) -> Fetched:
         if not isinstance(key, tuple):
@@ -89,7 +91,9 @@ class PreparedRows(Dataset[Fetched]):
         row_id = self.row_ids[place]
         try:
             row = {**self.rows[place], "row_id": row_id}
-            return {**self.prepare(row), "row_id": row_id} if self.prepare else row
+            if self.prepare is None:
+                return row
+            return {**expected_row(self.prepare(row), "toolkit_prepare"), "row_id": row_id}
         except DataError as error:
             return BadRow.of(self.split, row_id, error)
 
@@ -97,7 +101,7 @@ class PreparedRows(Dataset[Fetched]):
         if self.augment:
             generator = torch.Generator().manual_seed(_seed_of(self.seed, epoch, row["row_id"]))
             for change in self.augment:
-                row = {**change(row, generator), "row_id": row["row_id"]}
+                row = {**expected_row(change(row, generator), "toolkit_augment"), "row_id": row["row_id"]}
         return row
 
 
@@ -114,7 +118,7 @@ class CollateFetched:
     def __call__(self, fetched: Sequence[Fetched]) -> Batch:
         rows = [one.row for one in fetched if one.row is not None]
         bad = [bad for one in fetched for bad in one.bad]
-        batch = with_columns(self.collate(rows), rows, self.in_batch) if rows else {}
+        batch = with_columns(expected_batch(self.collate(rows)), rows, self.in_batch) if rows else {}
         return {**batch, "bad_rows": bad} if bad else batch
 
 
