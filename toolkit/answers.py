@@ -31,18 +31,19 @@ def expected_row(answer: Any, hook: str) -> Mapping[str, Any]:
     return expected(answer, Mapping, hook, "a row, a mapping")
 
 
-def expected_batch(answer: Any) -> Batch:
-    """A collator's batch, which has what the core reads in it."""
+def expected_batch(answer: Any, measured: bool = False) -> Batch:
+    """A collator's batch, which has what the core reads in it, in an evaluation the rows' numbers too."""
     batch: Mapping[str, Any] = expected(answer, Mapping, "toolkit_collator", "a batch, a mapping")
-    lacks = [name for name in ("num_targets", "row_id") if name not in batch]
-    if lacks:
-        raise PluginError(
-            f"toolkit_collator: the batch lacks '{lacks[0]}' (it has: {', '.join(map(str, batch)) or 'nothing'})",
-            hint="num_targets: how many targets the loss is summed over; row_id: (B,), int64, of the rows",
-        )
+    for name in ("num_targets", "row_id") if measured else ("num_targets",):
+        if name not in batch:
+            raise PluginError(
+                f"toolkit_collator: the batch lacks '{name}' (it has: {', '.join(map(str, batch)) or 'nothing'})",
+                hint="num_targets: how many targets the loss is summed over; row_id: (B,), int64, of the rows",
+            )
     expected_number(batch["num_targets"], "toolkit_collator", "num_targets, a whole number")
-    sized = hasattr(batch["row_id"], "__len__")
-    expected(batch["row_id"], object if sized else (), "toolkit_collator", "row_id, one of each row")
+    if measured:
+        sized = hasattr(batch["row_id"], "__len__")
+        expected(batch["row_id"], object if sized else (), "toolkit_collator", "row_id, one of each row")
     return dict(batch)
 
 
@@ -66,7 +67,7 @@ def expected_loss(answer: Any, hook: str) -> Loss:
 def expected_scored(answer: Any) -> Scored:
     scored = expected(answer, Scored, "toolkit_evaluate_batch", "a toolkit.Scored")
     expected_loss(scored.loss, "toolkit_evaluate_batch")
-    expected_batch(scored.batch)
+    expected_batch(scored.batch, measured=True)
     for one in (scored.predictions, scored.references):
         what = "a list of predictions, and one of references"
         expected(one, object if hasattr(one, "__len__") else (), "toolkit_evaluate_batch", what)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import CheckpointError
+from toolkit.notices import json_text
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
@@ -84,8 +85,7 @@ def write_json(path: Path, data: Any) -> None:
     """Write plain data so that the file is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(json_text(data, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -24,7 +24,7 @@ from toolkit.environment import environment
 from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import SAMPLES, Scores
-from toolkit.notices import say
+from toolkit.notices import say, without_credentials
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, show_samples, shown
 from toolkit.signals import Signals
@@ -263,7 +263,9 @@ class Execution:
         summary = self._summary(
             "interrupted" if stopped else "failed", self._known_before() or {}, {}, seconds
         )
-        self.files.write_summary({**summary, "error": f"{type(error).__name__}: {error}"})
+        self.files.write_summary(
+            {**summary, "error": without_credentials(f"{type(error).__name__}: {error}")}
+        )
 
     def _save_what_is_trained(self) -> None:
         """A checkpoint of the last step, unless there is one, or the best weights have taken its place."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.checkpoint import read_json, write_json
 from toolkit.errors import CheckpointError, RecipeError
 from toolkit.metrics import Sample
+from toolkit.notices import json_text
 from toolkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -168,9 +169,7 @@ class RunFolder:
         _append(self.samples, {"step": step, "split": split, **finite(dataclasses.asdict(sample))})
 
     def write_predictions(self, predictions: Sequence[Sample]) -> None:
-        lines = (
-            json.dumps(finite(dataclasses.asdict(one)), ensure_ascii=False) + "\n" for one in predictions
-        )
+        lines = (json_text(finite(dataclasses.asdict(one))) + "\n" for one in predictions)
         self.predictions.write_text("".join(lines), encoding="utf-8")
 
     def sampled(self, step: int, split: str) -> list[Sample]:
@@ -186,9 +185,7 @@ class RunFolder:
             if path.exists():
                 kept = [line for line in _lines(path) if line["step"] <= step]
                 partial = path.with_suffix(".partial")
-                partial.write_text(
-                    "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
-                )
+                partial.write_text("".join(json_text(line) + "\n" for line in kept), encoding="utf-8")
                 partial.replace(path)
 
     def add_bad_row(self, bad: BadRow) -> None:
@@ -219,7 +216,7 @@ def finite(values: Any) -> Any:
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:

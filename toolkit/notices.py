@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from typing import Any
 
 _said: set[str] = set()
+_CREDENTIALS = (
+    re.compile(r"(?<=://)[^/\s@'\"]+(?=@)"),
+    re.compile(
+        r"(?<=token=)[^&\s'\"]+|(?<=key=)[^&\s'\"]+|(?<=secret=)[^&\s'\"]+|(?<=signature=)[^&\s'\"]+", re.I
+    ),
+)
 
 
 def say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    print(indented(text), file=sys.stderr, flush=True)
 
 
 def say_once(text: str) -> None:
@@ -19,8 +28,31 @@ def say_once(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text less what would steer a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    """Text less what would steer a terminal, and less passwords in addresses."""
+    shown = (char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    return without_credentials("".join(shown))
+
+
+def indented(text: str) -> str:
+    """As `printable`; further lines are set in, so that none from outside passes for one of ours."""
+    return re.sub(r"\n(?=[^\s])", "\n  ", printable(text))
+
+
+def without_credentials(text: str) -> str:
+    """Text whose addresses show no password, token or key.
+
+    >>> without_credentials("https://me:pass@host/x?token=abc&page=2")
+    'https://***@host/x?token=***&page=2'
+    """
+    for pattern in _CREDENTIALS:
+        text = pattern.sub("***", text)
+    return text
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """JSON that reads back equal, and shows on a terminal without steering it."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def one_line(text: str, most: int = 500) -> str:

@@ -13,8 +13,9 @@ from typing import Any, Literal, Self, TypeVar
 from toolkit import discovery
 from toolkit.discovery import bare, did_you_mean
 from toolkit.errors import RecipeError, ToolkitError
+from toolkit.notices import without_credentials
 from toolkit.spellings import modern
-from toolkit.structure import build, no_mapping, plain, show, unknown_key
+from toolkit.structure import build, is_secret, no_mapping, plain, show, unknown_key
 from toolkit.yaml12 import read_yaml, write_yaml
 
 S = TypeVar("S")
@@ -359,8 +360,8 @@ class Recipe:
         return faults
 
     def without_secrets(self) -> Self:
-        """The recipe as it may be written down and shared: less tokens."""
-        return self.override(train={key: None for key in self.train if key.endswith("token")})
+        """The recipe as it may be written down and shared: less tokens, keys and passwords, also in addresses."""
+        return self._remade({"name": None, **_without_secrets(self.as_dict())})
 
     # ---- settings of plugins ---------------------------------------------------------------------------
 
@@ -478,6 +479,14 @@ def _without(overlay: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
         else:
             result.pop(key, None)
     return result
+
+
+def _without_secrets(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _without_secrets(value) for key, value in values.items() if not is_secret(key)}
+    if isinstance(values, list):
+        return [_without_secrets(value) for value in values]
+    return without_credentials(values) if isinstance(values, str) else values
 
 
 def _without_none(values: Any) -> Any:
