@@ -87,12 +87,12 @@ def open_rgb(source: Any) -> Image.Image:
     if isinstance(source, str | Path) and os.path.isfile(source):  # noqa: PTH113
         return _kept(str(source), None, Path(source).stat().st_mtime_ns)
     if isinstance(source, Mapping) and isinstance(source.get("bytes"), bytes):
-        return _kept(source.get("path"), source["bytes"], 0)
+        return _kept(name_of(source), source["bytes"], 0)
     return _decoded(source)
 
 
 @functools.lru_cache(maxsize=1)
-def _kept(path: str | None, data: bytes | None, stamp: int) -> Image.Image:
+def _kept(path: str, data: bytes | None, stamp: int) -> Image.Image:
     return _decoded({"path": path, "bytes": data})
 
 
