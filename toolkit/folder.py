@@ -199,6 +199,8 @@ class RunFolder:
 
 def expanded(place: str | Path) -> Path:
     """A path whose `~` is the user's folder."""
+    if "\0" in str(place):
+        raise RecipeError(f"{str(place)!r}: no folder has NUL in its name", hint="name another folder")
     try:
         return Path(place).expanduser()
     except RuntimeError:

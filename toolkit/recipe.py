@@ -24,7 +24,10 @@ SAMPLE = "sample"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model to start from. `quantization`: none, 4bit, 8bit, or fields of BitsAndBytesConfig."""
+    """Which model to start from. `quantization`: none, 4bit, 8bit, or fields of BitsAndBytesConfig.
+
+    `use_safetensors`: false takes a pickle where there is nothing else; of it no more than weights is read.
+    """
 
     name: str = SAMPLE
     revision: str | None = None
@@ -32,6 +35,7 @@ class ModelSpec:
     quantization: Literal["none", "4bit", "8bit"] | dict[str, Any] = "none"
     from_config: bool = False
     trust_remote_code: bool = False
+    use_safetensors: bool = True
 
 
 @dataclass(frozen=True)

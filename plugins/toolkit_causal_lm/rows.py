@@ -101,7 +101,9 @@ def _text(row: Row, name: str) -> str:
 
 def _refuse_half_characters(what: str, text: str) -> None:
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise DataError(f"{what} holds half a character (a lone surrogate)", hint="mend it, or take the row out")
+        raise DataError(
+            f"{what} holds half a character (a lone surrogate)", hint="mend it, or take the row out"
+        )
 
 
 def _messages(given: Any) -> tuple[Message, ...]:

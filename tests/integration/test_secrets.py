@@ -110,7 +110,9 @@ def test_a_search_keeps_secrets(planted: Path, capfd: pytest.CaptureFixture[str]
     Path("s.yaml").write_text(
         Path("r.yaml").read_text().replace("plugins: [causal-lm, keyed]\n", "").replace("keyed:", "#")
     )
-    typed = "search s.yaml --trials 1 --set data.limit=4 --space train.learning_rate=1e-3,1e-4 --output-dir found"
+    typed = (
+        "search s.yaml --trials 1 --set data.limit=4 --space train.learning_rate=1e-3,1e-4 --output-dir found"
+    )
     status = main(shlex.split(typed))
     said = "".join(capfd.readouterr())
     assert SECRET not in said
