@@ -13,6 +13,7 @@ from toolkit.adapters import adapt, load_adapter
 from toolkit.answers import expected
 from toolkit.base_model import as_begun
 from toolkit.data.columns import name_columns
+from toolkit.data.confined import confined
 from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
 from toolkit.errors import CheckpointError, DataError, ModelError
@@ -46,6 +47,8 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
     else:
         splits = open_splits(recipe.data)
     splits = name_columns(splits, plugins.columns(), recipe.data.columns)
+    if data is None and own_source is None:
+        splits = confined(splits, plugins.columns(), recipe.data)
     if hold_out:
         together = [column.name for column in plugins.columns() if column.keeps_together]
         splits = with_validation(splits, recipe.data.validation_fraction, seed, together)

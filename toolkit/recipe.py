@@ -40,10 +40,14 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which rows to use. `columns` maps a plugin's name of a column to the data's; fractions are of the rows."""
+    """Which rows to use. `columns` maps a plugin's name of a column to the data's; fractions are of the rows.
+
+    `root`: a folder beside the data's own that rows may name files in.
+    """
 
     source: str = SAMPLE
     config: str | None = None
+    root: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     streaming: bool = False
     limit: int | None = None
@@ -304,6 +308,8 @@ class Recipe:
         for key, name in _SHORTHAND.items():
             place = places[key] if key in wanted else values[key][name]
             values[key][name] = _absolute(place, f"{key}.{name}")
+        if values["data"]["root"] is not None:
+            values["data"]["root"] = _absolute(values["data"]["root"], "data.root")
         values["train"].pop("output_dir", None)
         values["eval"]["metrics"] = [_absolute(one, "eval.metrics") for one in values["eval"]["metrics"]]
         return self._remade(values)

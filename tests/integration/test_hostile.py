@@ -100,7 +100,7 @@ def test_a_checkpoint_runs_nothing(name: str, in_tmp: Path) -> None:
     if name == "training_args.bin":  # it is never looked at
         assert run(recipe, "first", resume=True).summary["train"]["resumed_from"] == 1
     else:
-        with pytest.raises(Exception, match="(?i)weights|unpickl|checkpoint"):
+        with pytest.raises(Exception, match=r"(?i)weights|unpickl|checkpoint"):
             run(recipe, "first", resume=True)
     assert not Path("ran").exists()
     assert pickle.dumps(Evil())
