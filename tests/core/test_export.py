@@ -19,6 +19,7 @@ from toolkit import CheckpointError, Recipe, Run, load_run, run
 from toolkit.cli import main
 from toolkit.errors import Interrupted
 from toolkit.export import refuse_if_changed, same_outputs
+from toolkit.opening import open_trained
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 
@@ -145,40 +146,22 @@ def test_an_adapter_that_drifts_from_its_4_bit_base_is_refused_with_the_way_out(
     loads_anything: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    run(
-        loads_anything.override(
-            model={"quantization": "4bit"}, adapter={"r": 4, "target_modules": ["q_proj"]}
-        ),
-        "first",
-    )
-    base = load_file("base/model.safetensors")
-    for name in base:
-        if (
-            "proj" in name
-        ):  # what rounding to 4 bits does, many times over; the 4-bit weights stay as they are
-            base[name] = base[name] + 3 * torch.randn_like(base[name])
-    monkeypatch.setattr("toolkit.export.open_trained", drifted(base))
+    adapter = {"r": 4, "target_modules": ["q_proj"]}
+    run(loads_anything.override(model={"quantization": "4bit"}, adapter=adapter), "first")
+    monkeypatch.setattr("toolkit.export.open_trained", drifted)
     with pytest.raises(CheckpointError, match="merging changes the model: loss is") as caught:
         load_run("first").export("new/merged", merge=True)
     assert "export it without --merge, or train without model.quantization" in str(caught.value.hint)
     assert not Path("new").exists()
 
 
-def drifted(weights: dict[str, torch.Tensor]) -> Callable[..., Any]:
+def drifted(*arguments: Any, full_precision: bool = False) -> Any:
     """`open_trained`, whose full-precision base has other weights than the 4-bit one was made of."""
-    from toolkit.opening import open_trained
-
-    def opened(*arguments: Any, full_precision: bool = False) -> Any:
-        model, processor = open_trained(*arguments, full_precision=full_precision)
-        if full_precision:
-            state = model.get_base_model().state_dict()
-            for name, tensor in state.items():
-                found = weights.get(name.replace(".base_layer", ""))
-                if found is not None:
-                    tensor.copy_(found)
-        return model, processor
-
-    return opened
+    model, processor = open_trained(*arguments, full_precision=full_precision)
+    if full_precision:
+        with torch.no_grad():
+            model.get_base_model().lm_head.weight.mul_(100)
+    return model, processor
 
 
 def test_outputs_are_compared_too() -> None:
