@@ -75,7 +75,8 @@ class NamedFiles(Source):
         if not isinstance(name, str) or "\0" in name:
             raise DataError(f"{place}: expected the name of a file, found {name!r}", hint=_NAMES)
         path = self.folder / name
-        if not lies_in(path, self.roots):
+        is_elsewhere = Path(name).is_absolute() and len(self.roots) == 1  # a table moves with its files
+        if is_elsewhere or not lies_in(path, self.roots):
             raise DataError(f"{place}: '{name}' leads out of the data folder", hint=REACH)
         if not os.path.isfile(path):  # noqa: PTH113 (pathlib raises where a name is too long)
             raise DataError(f"{place}: '{name}' does not exist", hint=_NAMES)
