@@ -44,14 +44,12 @@ WAYS_OUT = [
     "../other/out.flac", "deep/../../other/out.flac", "link.flac", "linked/out.flac", "/etc/hostname", "/dev/zero",
     "{cwd}/other/out.flac", "../../../../../../etc/hostname",
 ]  # fmt: skip
-WITHIN = ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac", "{cwd}/data/in.flac"]
+WITHIN = ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac"]
 BESIDE = ["../other/out.flac", "link.flac", "linked/out.flac", "{cwd}/other/out.flac", "in.flac"]
 
 
 @TABLES
-@pytest.mark.parametrize(
-    "audio", ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac", "{cwd}/data/in.flac"]
-)
+@pytest.mark.parametrize("audio", ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac"])
 def test_files_of_the_folder(table: str, audio: str, clips: Path) -> None:
     assert (
         read(table, audio.format(cwd=clips)).samefile(CLIP) or read(table, audio.format(cwd=clips)).is_file()
@@ -92,6 +90,7 @@ def test_a_manifest_alone_reaches_its_folder(clips: Path) -> None:
 
 def test_names_count_from_the_table_then_from_here(clips: Path) -> None:
     assert read("train.jsonl", "data/in.flac") == clips / "data" / "in.flac"
+    assert read("train.jsonl", str(clips / "data" / "in.flac")) == clips / "data" / "in.flac"
     assert read("train.jsonl", "in.flac") == clips / "data" / "in.flac"
     assert Recipe.load("whisper-asr").override(
         data={"source": "data", "root": "other"}
