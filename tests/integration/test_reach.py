@@ -72,9 +72,7 @@ def test_a_path_without_bytes_is_no_way_out(audio: str, clips: Path) -> None:
 
 
 @TABLES
-@pytest.mark.parametrize(
-    "audio", ["../other/out.flac", "link.flac", "linked/out.flac", "{cwd}/other/out.flac", "in.flac"]
-)
+@pytest.mark.parametrize("audio", BESIDE)
 def test_the_recipe_says_how_far_rows_may_reach(table: str, audio: str, clips: Path) -> None:
     assert read(table, audio.format(cwd=clips), root="other").is_file()
     assert read(table, audio.format(cwd=clips), root="/").is_file()
