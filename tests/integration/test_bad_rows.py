@@ -168,7 +168,7 @@ PATHS: dict[str, Case] = {
     "a name that is null": Case(nothing, "names no file", {"file_name": None}),
     "a name that is empty": Case(nothing, "names no file", {"file_name": ""}),
     "a name of dots": Case(nothing, OUT, {"file_name": ".."}),
-    "the folder itself": Case(nothing, OUT, {"file_name": "."}),
+    "the folder itself": Case(nothing, "does not exist", {"file_name": "."}),
 }
 
 LINES: dict[str, Case] = {

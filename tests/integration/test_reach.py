@@ -49,7 +49,7 @@ BESIDE = ["../other/out.flac", "link.flac", "linked/out.flac", "{cwd}/other/out.
 
 
 @TABLES
-@pytest.mark.parametrize("audio", ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac"])
+@pytest.mark.parametrize("audio", WITHIN)
 def test_files_of_the_folder(table: str, audio: str, clips: Path) -> None:
     assert (
         read(table, audio.format(cwd=clips)).samefile(CLIP) or read(table, audio.format(cwd=clips)).is_file()
