@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test torture check samples clean
+.PHONY: install demo test torture fuzz check samples clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,9 @@ test: $(INSTALLED)
 
 torture: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture.torture --kills 30
+
+fuzz: $(INSTALLED)
+	FUZZ_CASES=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_fuzz.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import CheckpointError
+from toolkit.notices import json_text
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
@@ -149,7 +150,7 @@ def _hidden(folder: Path, what: str) -> Path:
 
 def write_json(path: Path, data: Any) -> None:
     """Write plain data so that the file is there whole or not at all."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(data, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

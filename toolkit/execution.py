@@ -26,7 +26,7 @@ from toolkit.environment import environment
 from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError, ToolkitError
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import SAMPLES, Scores
-from toolkit.notices import say
+from toolkit.notices import say, without_credentials
 from toolkit.plugins import Plugins
 from toolkit.progress import Progress, show_samples, shown
 from toolkit.room import told_when_full
@@ -323,7 +323,9 @@ class Execution:
         if not ranks.is_first():
             return
         try:
-            self.files.write_summary({**summary, "error": f"{type(error).__name__}: {error}"})
+            self.files.write_summary(
+                {**summary, "error": without_credentials(f"{type(error).__name__}: {error}")}
+            )
         except OSError as problem:  # what ended the run is said, whether or not there is room for it
             say(f"{self.files.summary} cannot be written: {problem.strerror}")
 

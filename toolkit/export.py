@@ -26,6 +26,8 @@ from toolkit.signals import Signals
 MOST_ROWS = 16
 TOLERANCE, TOLERANCE_FROM_QUANTIZED = 0.01, 0.05
 """How far a metric may move by merging: this much, and this share of it."""
+MOST_DIFFERENT = 0.25
+"""The share of rows of which the merged model may make something else, where two answers are as good as equal."""
 FROM_QUANTIZED = (
     "the adapter was trained on quantized weights and does not fit the full-precision ones as well: "
     "export it without --merge, or train without model.quantization"
@@ -40,7 +42,8 @@ def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: A
         merge: one model without an adapter, measured beside the unmerged one on a few of the run's rows.
         data: the run's rows where they were given in code.
     Returns:
-        `folder`; `merged`; `compared`: `{"split", "rows", "unmerged", "merged"}` or None; `note`, what to know of it.
+        `folder`; `merged`; `compared`: `{"split", "rows", "unmerged", "merged", "outputs"}` or None; `note`, what to
+        know of it.
     Raises:
         CheckpointError: the run is not finished, the folder cannot be written to, or merging changes the model. Then
             the folder is as it was.
@@ -144,7 +147,8 @@ class _Merging:
         directions = Scores(self.plugins.metrics(merged[1])).higher_is_better()
         quantized = self.plugins.recipe.model.quantization != "none"
         refuse_if_changed(unmerged["metrics"], measured["metrics"], directions, quantized=quantized)
-        values = {"unmerged": unmerged["metrics"], "merged": measured["metrics"]}
+        outputs = same_outputs(unmerged["outputs"], measured["outputs"], quantized=quantized)
+        values = {"unmerged": unmerged["metrics"], "merged": measured["metrics"], "outputs": outputs}
         return {"split": measured["split"], "rows": measured["rows"], **values}, None
 
     def _save_merged(self, folder: Path) -> None:
@@ -182,7 +186,11 @@ class _Merging:
         )
         split = execution.measured_split
         assert split is not None
-        return {"split": split, "metrics": execution.evaluate(split), "rows": execution.used(split)}
+        recipe = self.plugins.recipe.override(train={"do_predict": True})
+        with execution.trainer.predicting(self.plugins.with_recipe(recipe)):
+            metrics = execution.evaluate(split)
+        outputs = {one.row_id: one.prediction for one in execution.trainer.samples}
+        return {"split": split, "metrics": metrics, "rows": execution.used(split), "outputs": outputs}
 
 
 def refuse_if_changed(
@@ -208,6 +216,30 @@ def refuse_if_changed(
                 f"merging changes the model: {name} is {merged[name]:.4f} merged, {before:.4f} unmerged",
                 hint=FROM_QUANTIZED if quantized else "export it without --merge, as it was measured",
             )
+
+
+def same_outputs(
+    unmerged: Mapping[int, str | float], merged: Mapping[int, str | float], *, quantized: bool
+) -> dict[str, int] | None:
+    """How many rows a model makes the same of, before and after merging; None where it makes nothing to compare.
+
+    Raises:
+        CheckpointError: for a base that was not quantized, too many differ.
+    """
+    same = sum(_same(merged[row], output) for row, output in unmerged.items() if row in merged)
+    different = len(unmerged) - same
+    if not quantized and different > MOST_DIFFERENT * len(unmerged):
+        raise CheckpointError(
+            f"merging changes the model: of {different} of {len(unmerged)} rows it makes something else",
+            hint="export it without --merge, as it was measured",
+        )
+    return {"same": same, "of": len(unmerged)} if unmerged else None
+
+
+def _same(one: str | float, other: str | float) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return one == other
 
 
 def _beyond(change: float, before: float, tolerance: float) -> bool:

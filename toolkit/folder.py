@@ -18,6 +18,7 @@ from toolkit.checkpoint import ordered, read_json, write_json, write_text
 from toolkit.errors import CheckpointError, RecipeError
 from toolkit.lock import LOCK, locked, refuse_at_work
 from toolkit.metrics import Sample
+from toolkit.notices import json_text
 from toolkit.recipe import Recipe
 from toolkit.yaml12 import write_yaml
 
@@ -201,9 +202,7 @@ class RunFolder:
         _append(self.samples, {"step": step, "split": split, **finite(dataclasses.asdict(sample))})
 
     def write_predictions(self, predictions: Sequence[Sample]) -> None:
-        lines = (
-            json.dumps(finite(dataclasses.asdict(one)), ensure_ascii=False) + "\n" for one in predictions
-        )
+        lines = (json_text(finite(dataclasses.asdict(one))) + "\n" for one in predictions)
         self.predictions.write_text("".join(lines), encoding="utf-8")
 
     def sampled(self, step: int, split: str) -> list[Sample]:
@@ -231,6 +230,8 @@ class RunFolder:
 
 def expanded(place: str | Path) -> Path:
     """A path whose `~` is the user's folder."""
+    if "\0" in str(place):
+        raise RecipeError(f"{str(place)!r}: no folder has NUL in its name", hint="name another folder")
     try:
         return Path(place).expanduser()
     except RuntimeError:
@@ -248,12 +249,12 @@ def finite(values: Any) -> Any:
 
 def _rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     if path.exists():
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(path, "".join(json_text(line) + "\n" for line in lines))
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:

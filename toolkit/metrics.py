@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
+from toolkit.answers import expected, expected_values
 from toolkit.errors import PluginError, RecipeError
 from toolkit.types import Metric, Scored
 
@@ -162,7 +163,7 @@ class Scores:
         """
         values: dict[str, float] = {}
         for metric in self.metrics:
-            for name, value in metric.compute().items():
+            for name, value in expected_values(metric.compute()).items():
                 if name in values:
                     raise PluginError(
                         f"two metrics are named '{name}', the later of them a {type(metric).__qualname__}",
@@ -173,12 +174,17 @@ class Scores:
 
     def higher_is_better(self) -> dict[str, bool]:
         """For each name whether larger values are better."""
-        return {name: _direction(metric, name) for metric in self.metrics for name in metric.compute()}
+        return {
+            name: _direction(metric, name)
+            for metric in self.metrics
+            for name in expected_values(metric.compute())
+        }
 
 
 def _direction(metric: Metric, name: str) -> bool:
-    higher = metric.higher_is_better
-    return higher if isinstance(higher, bool) else higher[name]
+    higher = getattr(metric, "higher_is_better", None)
+    direction = higher.get(name) if isinstance(higher, Mapping) else higher
+    return expected(direction, bool, "toolkit_metrics", f"higher_is_better, true or false of '{name}'")
 
 
 def _samples(scored: Scored) -> Iterator[Sample]:

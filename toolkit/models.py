@@ -58,11 +58,11 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         _check_architecture(cls, facts, place)
         if spec.from_config:
             return _untrained(cls, place, spec, load)
-        _check_format(place, "model")
+        _check_format(place, "model", spec)
         arguments = {"dtype": _dtype(spec, facts), "revision": spec.revision, **quantization, **load}
         model, info = cls.from_pretrained(
             place,
-            use_safetensors=True,
+            use_safetensors=spec.use_safetensors or None,  # None: a pickle where there is nothing else
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
             **{"ignore_mismatched_sizes": True, **arguments},
@@ -279,15 +279,17 @@ def _check_automatic(cls: Any, facts: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _check_format(place: str, stem: str) -> None:
+def _check_format(place: str, stem: str, spec: ModelSpec) -> None:
     folder = Path(place)
     if not folder.is_dir() or any(folder.glob(f"{stem}*.safetensors*")):
         return
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
+    if pickles and not spec.use_safetensors:
+        return
     if pickles:
         raise ModelError(
-            f"{place} has its weights only in {', '.join(pickles)}; reading such a file can run code that is in it",
-            hint="where you trust it, load it with transformers and `save_pretrained` it: that writes safetensors",
+            f"{place} has its weights only in {', '.join(pickles)}, a format that can hold programs",
+            hint="where you trust it, set model.use_safetensors: false; no more than weights is read then",
         )
     raise ModelError(
         f"{place} has no weights in safetensors{_holds(place)}",
@@ -400,7 +402,7 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
 
     from toolkit.adapters import load_adapter
 
-    _check_format(place, "adapter_model")
+    _check_format(place, "adapter_model", spec)
     model = load_model(base, cls, **load)
     with suppress(LocalEntryNotFoundError):  # offline, where they were not downloaded with the adapter
         _set_generation(model, place, spec.revision)

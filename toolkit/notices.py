@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from typing import Any
 
 from toolkit import ranks
 
 _said: set[str] = set()
+_CREDENTIALS = re.compile(
+    r"(://)[^/\s@'\"]+(?=@)|([?&][\w-]*(?:token|key|secret|signature|password)=)[^&\s'\"]+", re.IGNORECASE
+)
 
 
 def say(text: str) -> None:
     """Said once, by the first of several processes that work together."""
     if ranks.is_first():
-        print(printable(text), file=sys.stderr, flush=True)
+        print(indented(text), file=sys.stderr, flush=True)
 
 
 def say_once(text: str) -> None:
@@ -23,5 +29,32 @@ def say_once(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text less what would steer a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    """Text less what would steer a terminal, and less passwords in addresses."""
+    shown = (char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    return without_credentials("".join(shown))
+
+
+def indented(text: str) -> str:
+    """As `printable`; further lines are set in, so that none from outside passes for one of ours."""
+    return re.sub(r"\n(?=[^\s])", "\n  ", printable(text))
+
+
+def without_credentials(text: str) -> str:
+    """Text whose addresses show no password, token or key.
+
+    >>> without_credentials("https://me:pass@host/x?token=abc&page=2")
+    'https://***@host/x?token=***&page=2'
+    """
+    return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", text)
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """JSON that reads back equal, and shows on a terminal without steering it."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+
+
+def one_line(text: str, most: int = 500) -> str:
+    """Text from outside on one line, as `printable`; the middle of a long one is left out."""
+    line = " ".join(printable(text).split("\n"))
+    return line if len(line) <= most else f"{line[: most // 2 - 2]} … {line[-(most // 2 - 1) :]}"

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import set_seed
 
 from toolkit.adapters import adapt, load_adapter
+from toolkit.answers import expected
 from toolkit.base_model import as_begun
 from toolkit.data.columns import name_columns
+from toolkit.data.confined import confined
 from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
 from toolkit.errors import CheckpointError, DataError, ModelError
@@ -44,6 +47,8 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
     else:
         splits = open_splits(recipe.data)
     splits = name_columns(splits, plugins.columns(), recipe.data.columns)
+    if data is None and own_source is None:
+        splits = confined(splits, plugins.columns(), recipe.data)
     if hold_out:
         together = [column.name for column in plugins.columns() if column.keeps_together]
         splits = with_validation(splits, recipe.data.validation_fraction, seed, together)
@@ -78,7 +83,9 @@ def adapted(plugins: Plugins, model: Any) -> Any:
     if adapter is None or getattr(model, "peft_config", None):
         return model
     own = plugins.adapt()
-    return own(model) if own is not None else adapt(model, adapter)
+    if own is None:
+        return adapt(model, adapter)
+    return expected(own(model), nn.Module, "toolkit_adapt", "the adapted model, a torch.nn.Module")
 
 
 def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = False) -> tuple[Any, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError
 
 from toolkit import discovery, hookspecs
+from toolkit.answers import expected
 from toolkit.discovery import Installed, bare, did_you_mean, in_one_line
 from toolkit.errors import PluginError, RecipeError, ToolkitError
 from toolkit.metrics import named_metrics
@@ -22,18 +24,34 @@ from toolkit.quantization import quantized_by
 from toolkit.recipe import Recipe
 from toolkit.structure import build
 from toolkit.trace import Trace
+from toolkit.types import Column, Metric, Stage
 
 if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
     from toolkit.runs import Run
-    from toolkit.types import Batch, Column, Loss, Metric, Row, Scored, Splits, Stage
+    from toolkit.types import Batch, Loss, Row, Scored, Splits
 
 PREFIX = "toolkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
 _WHY_ONE = {"toolkit_model": "a run trains one kind of model: "}
 _LISTS = ("toolkit_check", "toolkit_columns", "toolkit_frozen_stages", "toolkit_metrics", "toolkit_callbacks")
+
+
+def _trainer_callback() -> type:
+    from transformers import TrainerCallback
+
+    return cast(type, TrainerCallback)
+
+
+_ITEMS: dict[str, Callable[[], type]] = {
+    "toolkit_columns": lambda: Column,
+    "toolkit_frozen_stages": lambda: Stage,
+    "toolkit_metrics": lambda: Metric,
+    "toolkit_callbacks": _trainer_callback,
+}
+"""What the lists of some hooks hold."""
 
 
 class Plugins:
@@ -132,6 +150,8 @@ class Plugins:
         for name, answer in answers.items():
             if hook in _LISTS and not isinstance(answer, list | tuple):
                 raise self._broken(name, hook, "a list", answer)
+            if hook in _ITEMS and not all(isinstance(one, _ITEMS[hook]()) for one in answer):
+                raise self._broken(name, hook, f"a list of {_ITEMS[hook]().__name__}s only", answer)
             if hook not in _LISTS and not callable(answer):
                 raise self._broken(name, hook, "a callable", answer)
         if self._trace is not None and not answers:
@@ -194,7 +214,7 @@ class Plugins:
     def model(self) -> Callable[[], tuple[Any, Any]]:
         load = self._required("toolkit_model", "loads a model", recipe=self.recipe)
         quantize = self.quantize() if self.recipe.model.quantization != "none" else None
-        return load if quantize is None else partial(_loaded, load, quantize)
+        return partial(_loaded, load, quantize)
 
     def quantize(self) -> Callable[[], Mapping[str, Any]] | None:
         return self._one("toolkit_quantize", recipe=self.recipe)  # type: ignore[no-any-return]
@@ -276,10 +296,15 @@ class Plugins:
 
 
 def _loaded(
-    load: Callable[[], tuple[Any, Any]], quantize: Callable[[], Mapping[str, Any]]
+    load: Callable[[], tuple[Any, Any]], quantize: Callable[[], Mapping[str, Any]] | None
 ) -> tuple[Any, Any]:
-    with quantized_by(quantize):
-        return load()
+    with contextlib.nullcontext() if quantize is None else quantized_by(quantize):
+        loaded = load()
+    from torch import nn
+
+    pair = loaded if isinstance(loaded, tuple) and len(loaded) == 2 else None
+    model, processor = expected(pair, tuple, "toolkit_model", "a pair of a model and a processor")
+    return expected(model, nn.Module, "toolkit_model", "a torch.nn.Module as the model"), processor
 
 
 def _check_contract(plugin: Installed, wanted: Any) -> None:

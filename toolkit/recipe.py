@@ -13,8 +13,9 @@ from typing import Any, Literal, Self, TypeVar
 from toolkit import discovery
 from toolkit.discovery import bare, did_you_mean
 from toolkit.errors import RecipeError, ToolkitError
+from toolkit.notices import without_credentials
 from toolkit.spellings import modern
-from toolkit.structure import build, no_mapping, plain, show, unknown_key
+from toolkit.structure import build, is_secret, no_mapping, plain, show, unknown_key
 from toolkit.yaml12 import read_yaml, write_yaml
 
 S = TypeVar("S")
@@ -23,7 +24,10 @@ SAMPLE = "sample"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model to start from. `quantization`: none, 4bit, 8bit, or fields of BitsAndBytesConfig."""
+    """Which model to start from. `quantization`: none, 4bit, 8bit, or fields of BitsAndBytesConfig.
+
+    `use_safetensors`: false takes a pickle where there is nothing else; of it no more than weights is read.
+    """
 
     name: str = SAMPLE
     revision: str | None = None
@@ -31,14 +35,19 @@ class ModelSpec:
     quantization: Literal["none", "4bit", "8bit"] | dict[str, Any] = "none"
     from_config: bool = False
     trust_remote_code: bool = False
+    use_safetensors: bool = True
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which rows to use. `columns` maps a plugin's name of a column to the data's; fractions are of the rows."""
+    """Which rows to use. `columns` maps a plugin's name of a column to the data's; fractions are of the rows.
+
+    `root`: a folder beside the data's own that rows may name files in.
+    """
 
     source: str = SAMPLE
     config: str | None = None
+    root: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     streaming: bool = False
     limit: int | None = None
@@ -299,6 +308,8 @@ class Recipe:
         for key, name in _SHORTHAND.items():
             place = places[key] if key in wanted else values[key][name]
             values[key][name] = _absolute(place, f"{key}.{name}")
+        if values["data"]["root"] is not None:
+            values["data"]["root"] = _absolute(values["data"]["root"], "data.root")
         values["train"].pop("output_dir", None)
         values["eval"]["metrics"] = [_absolute(one, "eval.metrics") for one in values["eval"]["metrics"]]
         return self._remade(values)
@@ -359,8 +370,8 @@ class Recipe:
         return faults
 
     def without_secrets(self) -> Self:
-        """The recipe as it may be written down and shared: less tokens."""
-        return self.override(train={key: None for key in self.train if key.endswith("token")})
+        """The recipe as it may be written down and shared: less tokens, keys and passwords, also in addresses."""
+        return self._remade({"name": None, **_without_secrets(self.as_dict())})
 
     # ---- settings of plugins ---------------------------------------------------------------------------
 
@@ -478,6 +489,14 @@ def _without(overlay: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
         else:
             result.pop(key, None)
     return result
+
+
+def _without_secrets(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _without_secrets(value) for key, value in values.items() if not is_secret(key)}
+    if isinstance(values, list):
+        return [_without_secrets(value) for value in values]
+    return without_credentials(values) if isinstance(values, str) else values
 
 
 def _without_none(values: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import ranks
+from toolkit.answers import expected
 from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded
@@ -92,6 +93,8 @@ class Run:
         self.model.eval()
         columns = self._files.read_environment().get("columns", {})
         outputs = self._plugins.predict(self.model, self.processor, columns)(given)
+        paired = isinstance(outputs, Mapping) or (isinstance(outputs, list) and len(outputs) == len(given))
+        expected(outputs, object if paired else (), "toolkit_predict", "a list with an output of each input")
         if isinstance(outputs, Mapping):
             pairs = [(one, outputs[one]) for one in given if one in outputs]
         else:

@@ -15,6 +15,12 @@ from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError
 
 T = TypeVar("T")
+_SECRET = re.compile(
+    r"^token$|(hub|hf|auth|access|api|bot)_?token$|(api|access|secret|private)_?key$|(^|_)(password|passwd|secret)$",
+    re.IGNORECASE,
+)
+LARGEST = 10**1_000
+"""Larger numbers Python may refuse to write in decimals."""
 
 
 def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[RecipeError]]:
@@ -36,6 +42,11 @@ def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[Recipe
         first = {problem["loc"][:1]: problem for problem in reversed(error.errors())}
         return None, faults + [_fault(where, problem) for problem in reversed(first.values())]
     return (None if faults else instance), faults
+
+
+def is_secret(key: str) -> bool:
+    """Whether a setting of that name is one to keep to oneself; `pad_token` and the like are none."""
+    return _SECRET.search(key) is not None
 
 
 def unknown_key(where: str, key: str, names: list[str]) -> RecipeError:
@@ -78,6 +89,8 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, where) for item in value]
     if isinstance(value, Enum):
         return _plain(value.value, where)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise RecipeError(f"{where}: a number of far too many digits", hint="write a smaller one")
     for kind in (bool, int, float, str):  # also what descends from them, such as numbers of numpy
         if isinstance(value, kind):
             return kind(value)
@@ -106,8 +119,9 @@ def no_mapping(where: str, value: Any) -> RecipeError:
 def wrong_value(where: str, problem: Any, value: Any) -> RecipeError:
     """A value that has not the type it should have, by pydantic's account of it."""
     message = problem["msg"]
+    found = "what is not shown" if is_secret(where.rpartition(".")[2]) else show(value)
     return RecipeError(
-        f"{where}: {message[0].lower()}{message[1:]}, found {show(value)}", hint=_how_to_write(problem, value)
+        f"{where}: {message[0].lower()}{message[1:]}, found {found}", hint=_how_to_write(problem, value)
     )
 
 

@@ -32,6 +32,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from toolkit import ranks
 from toolkit.adalora import orthogonality
+from toolkit.answers import expected, expected_loss, expected_scored
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.columns import in_batches
 from toolkit.data.rows import BadRow, CollateFetched, PreparedRows, Quarantine
@@ -85,6 +86,12 @@ class Trainer(CompatibleTrainer):
             self._loss = self._training_loss = plugins.loss() or model_loss
             for wrap in plugins.wrap_loss():
                 self._training_loss = wrap(self._training_loss)
+                expected(
+                    self._training_loss,
+                    object if callable(self._training_loss) else (),
+                    "toolkit_wrap_loss",
+                    "a callable",
+                )
             self._step = plugins.step()
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
@@ -183,7 +190,7 @@ class Trainer(CompatibleTrainer):
             ) or self.compute_loss_func is not None
         if self._plugins is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = self._training_loss(model, inputs)
+        loss = expected_loss(self._training_loss(model, inputs), "toolkit_loss")
         self._note(loss)
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
         if num_items_in_batch is None:
@@ -222,7 +229,7 @@ class Trainer(CompatibleTrainer):
         loss = self._step(
             model, self._prepare_inputs(inputs), lambda part: self.accelerator.backward(part * share)
         )
-        self._note(loss)
+        self._note(expected_loss(loss, "toolkit_step"))
         if self._ranks is not None:
             self.accelerator.backward(self._penalty())
         return loss.total.detach() * share
@@ -272,7 +279,7 @@ class Trainer(CompatibleTrainer):
             return None, None, None
         batch = self._prepare_inputs(inputs)
         with torch.no_grad(), self.accelerator.autocast():
-            loss = self._loss(self.model, batch)
+            loss = expected_loss(self._loss(self.model, batch), "toolkit_loss")
         mean = loss.total / max(int(loss.count), 1)
         if prediction_loss_only:
             return mean, None, None
@@ -294,7 +301,7 @@ class Trainer(CompatibleTrainer):
             if "num_targets" in batch:
                 inputs = self._prepare_inputs(batch)
                 with torch.no_grad(), self.accelerator.autocast():
-                    scores.update(evaluate_batch(self.model, inputs))
+                    scores.update(expected_scored(evaluate_batch(self.model, inputs)))
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.args.world_size > 1:
             first, *others = gather_object([scores])
@@ -316,10 +323,10 @@ class Trainer(CompatibleTrainer):
         """The loss of one batch and what the metrics need, in evaluation mode."""
         assert self._plugins is not None
         evaluate_batch = self._plugins.evaluate_batch(self.processing_class) or self._loss_alone
-        return evaluate_batch(self.model.eval(), self._prepare_inputs(batch))
+        return expected_scored(evaluate_batch(self.model.eval(), self._prepare_inputs(batch)))
 
     def _loss_alone(self, model: Any, batch: Batch) -> Scored:
-        return Scored(self._loss(model, batch), batch)
+        return Scored(expected_loss(self._loss(model, batch), "toolkit_loss"), batch)
 
 
 def model_loss(model: Any, batch: Batch) -> Loss:

@@ -33,6 +33,8 @@ class Column:
         keeps_together: rows that have the same value in it are not divided between train and validation.
         in_batch: its values come along in each batch, whichever plugin prepares and collates: `columns` has a list by
             its name, a value a row, None where a row has none. It may be a column that `toolkit_prepare` makes.
+        names_file: texts in it are names of files, which are absolute paths when rows are prepared; a row that names
+            one outside the data's folder cannot be used.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Column:
     one_of: str | None = None
     keeps_together: bool = False
     in_batch: bool = False
+    names_file: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ _CORE_SCHEMA = {
     ),
 }
 
+MOST_DIGITS = 1_000
+"""Of a number."""
+MOST_VALUES = 100_000
+"""Of a document, those counted that stand for others by an alias."""
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the base
@@ -55,6 +60,8 @@ for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > MOST_DIGITS:  # hexadecimal ones can be read, but not be written in decimals
+        raise ValueError(f"a number of {len(text)} digits")
     return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 
@@ -76,17 +83,35 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 def read_yaml(text: str, where: str) -> Any:
     """The plain data that `text` stands for; `where` names it in an error."""
     try:
-        return yaml.load(text, _Loader)
+        data = yaml.load(text, _Loader)
+        _refuse_if_it_explodes(data)
+        return data
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RecipeError(
             f"{where}{place}: {error.problem}", hint="write YAML: `key: value`, two spaces a level"
         ) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        # The last two where a tag says `!!bool` or `!!timestamp` of what is none.
         raise RecipeError(
             f"{where}: not YAML: {error}", hint="write YAML: `key: value`, two spaces a level"
         ) from None
+
+
+def _refuse_if_it_explodes(data: Any) -> None:
+    """Aliases of aliases make few lines stand for more values than there is memory."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if id(value) not in sizes:
+            sizes[id(value)] = 0  # while it is counted: what contains itself is refused elsewhere
+            sizes[id(value)] = 1 + sum(map(size, parts))
+        return sizes[id(value)]
+
+    if size(data) > MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
 
 
 def write_yaml(data: Any) -> str:

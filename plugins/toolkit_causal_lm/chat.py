@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from jinja2 import TemplateError
-
 from toolkit import DataError
 from toolkit_causal_lm.rows import Message
 
@@ -58,9 +56,9 @@ def rendered(tokenizer: Any, messages: Sequence[Message], answer_next: bool = Fa
         text = tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=answer_next
         )
-    except (TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # of many kinds: a template is a program, if one in a box
         raise DataError(
-            f"the chat template refuses the messages: {error}",
+            f"the chat template refuses the messages: {str(error) or type(error).__name__}",
             hint="order the turns as it expects: most want user and assistant in turn, after one system turn at most",
         ) from error
     return str(text)

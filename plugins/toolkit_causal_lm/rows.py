@@ -95,7 +95,15 @@ def _text(row: Row, name: str) -> str:
         raise DataError(f"the {name} is no text: {value!r:.60}", hint="write it as text, in quotes")
     if not value.strip():
         raise DataError(f"the {name} is empty", hint=_FILL_IN)
+    _refuse_half_characters(f"the {name}", value)
     return value
+
+
+def _refuse_half_characters(what: str, text: str) -> None:
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise DataError(
+            f"{what} holds half a character (a lone surrogate)", hint="mend it, or take the row out"
+        )
 
 
 def _messages(given: Any) -> tuple[Message, ...]:
@@ -117,7 +125,7 @@ def _read(text: str) -> Any:
     """Messages in a table, whose cells are texts."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(
             f"messages: expected a list of {{role, content}}, found text: {text!r:.60}", hint=_TURNS
         ) from None
@@ -135,6 +143,7 @@ def _message(place: int, given: Mapping[str, Any]) -> Message:
         raise DataError(f"message {place}: the content is no text: {content!r:.60}", hint=_TURNS)
     if not content.strip():
         raise DataError(f"message {place}: the content of the {role}'s turn is empty", hint=_FILL_IN)
+    _refuse_half_characters(f"message {place}: the content", content)
     return {"role": role, "content": content}
 
 

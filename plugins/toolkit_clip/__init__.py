@@ -30,7 +30,11 @@ def toolkit_columns() -> Sequence[Column]:
     files = ("file_name", "path", "file", "image_path", "filepath", "img", "picture", "jpg", "png")
     texts = ("captions", "text", "texts", "sentence", "sentences", "alt_text", "description", "title", "txt")
     label = Column("label", usual=("class", "class_name", "category"), required=False)
-    return [Column("image", usual=files, keeps_together=True), Column("caption", usual=texts), label]
+    return [
+        Column("image", usual=files, keeps_together=True, names_file=True),
+        Column("caption", usual=texts),
+        label,
+    ]
 
 
 @hookimpl

@@ -31,6 +31,10 @@ def captions_of(value: Any) -> list[str]:
             "the caption is empty" if len(captions) < 2 else "one of the captions is empty",
             hint="say what is to be seen, or take it out",
         )
+    if any("\ud800" <= char <= "\udfff" for one in captions for char in one):
+        raise DataError(
+            "the caption holds half a character (a lone surrogate)", hint="mend it, or take it out"
+        )
     return [one.strip() for one in captions]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from toolkit import DataError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 """What a header may claim, else the image is not decoded: Pillow's own limit, 256 MB in RGB."""
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+"""What is read. Pillow knows more, among them PostScript, for which it starts another program."""
 _AGAIN = "copy or export it again, or take the row out"
 MAX_RATIO = 100
 """Of the long side to the short one. The long one grows with it as the short one is brought to the model's size."""
@@ -57,7 +60,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with readable if isinstance(readable, Image.Image) else Image.open(readable) as image:
+            with readable if isinstance(readable, Image.Image) else _open(readable) as image:
                 _check_size(name, *image.size)
                 yield image
     except DataError:
@@ -81,15 +84,15 @@ def open_rgb(source: Any) -> Image.Image:
     Raises:
         DataError: see `opened`.
     """
-    if isinstance(source, str | Path) and Path(source).is_file():
+    if isinstance(source, str | Path) and os.path.isfile(source):  # noqa: PTH113
         return _kept(str(source), None, Path(source).stat().st_mtime_ns)
     if isinstance(source, Mapping) and isinstance(source.get("bytes"), bytes):
-        return _kept(source.get("path"), source["bytes"], 0)
+        return _kept(name_of(source), source["bytes"], 0)
     return _decoded(source)
 
 
 @functools.lru_cache(maxsize=1)
-def _kept(path: str | None, data: bytes | None, stamp: int) -> Image.Image:
+def _kept(path: str, data: bytes | None, stamp: int) -> Image.Image:
     return _decoded({"path": path, "bytes": data})
 
 
@@ -110,7 +113,8 @@ def _readable(name: str, source: Any) -> Any:
         data = source.get("bytes")
         if data is not None and not data:
             raise DataError(f"{name} is empty", hint=_AGAIN)
-        source = io.BytesIO(data) if data else source.get("path")
+        held = io.BytesIO(data) if isinstance(data, bytes) else None
+        source = source.get("path") if data is None else held
     if isinstance(source, io.BytesIO):
         return source
     if not isinstance(source, str | Path):
@@ -118,12 +122,16 @@ def _readable(name: str, source: Any) -> Any:
             f"{name} cannot be read",
             hint="expected a path, {'bytes': ..., 'path': ...} or a PIL.Image.Image",
         )
-    if not Path(source).is_file():
-        missing = "is no file" if Path(source).exists() else "does not exist"
+    if not os.path.isfile(source):  # noqa: PTH113 (pathlib raises where a name is too long)
+        missing = "is no file" if os.path.lexists(source) else "does not exist"
         raise DataError(f"{name} {missing}", hint="check the path; it counts from the folder you are in")
     if not Path(source).stat().st_size:
         raise DataError(f"{name} is empty", hint=_AGAIN)
     return source
+
+
+def _open(readable: Any) -> Image.Image:
+    return Image.open(readable, formats=FORMATS)
 
 
 def _check_size(name: str, width: int, height: int) -> None:
@@ -169,11 +177,12 @@ def _eight_bits(name: str, image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits brought down to 8; Pillow would clip it, which makes most of it white."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
-    values = np.asarray(image, dtype=np.float64)
+    values = np.array(image, dtype=np.float32)  # exact up to 24 bits
     most = 1.0 if image.mode == "F" else 65_535.0
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= most):
         raise DataError(f"{name} holds values outside of 0 to {most:g}", hint="save it with 8 or 16 bits")
-    return Image.fromarray(np.round(values * (255 / most)).astype(np.uint8))
+    np.rint(np.multiply(values, 255 / most, out=values), out=values)
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:

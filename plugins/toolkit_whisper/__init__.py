@@ -34,7 +34,13 @@ def toolkit_columns() -> Sequence[Column]:
     language = Column("language", usual=("lang", "locale"), required=False)
     part = [Column("start", required=False), Column("end", required=False)]
     parts = Column("segments", required=False, holds_rows=True)
-    return [Column("audio", usual=files), Column("text", usual=texts), language, *part, parts]
+    return [
+        Column("audio", usual=files, names_file=True),
+        Column("text", usual=texts),
+        language,
+        *part,
+        parts,
+    ]
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ RATES_HZ = range(1_000, 768_001)
 """What a header may claim. More would make a resampling kernel of many gigabytes."""
 MAX_DENOMINATOR = 1_000
 """Of the ratio of two rates, to bound the kernel: exact for usual rates, 0.05 % off at worst for any."""
+
+LOUDEST = 1e6
+"""Of samples, whose usual range is from -1 to 1. The power of much larger ones is no number any more."""
 
 ROUNDED_SECONDS = 0.1
 """By which a row's `end` may lie after the end of its file."""
@@ -140,7 +144,8 @@ def _readable(name: str, source: Any) -> Any:
         data = source.get("bytes")
         if data is not None and not data:
             raise DataError(f"{name} is empty", hint=_RECORD)
-        source = io.BytesIO(data) if data else source.get("path")
+        held = io.BytesIO(data) if isinstance(data, bytes) else None
+        source = source.get("path") if data is None else held
     if isinstance(source, io.BytesIO):
         return source
     if not isinstance(source, str | Path):
@@ -148,8 +153,8 @@ def _readable(name: str, source: Any) -> Any:
             f"{name} cannot be read",
             hint="expected a path, {'bytes': ..., 'path': ...} or {'array': ..., 'sampling_rate': ...}",
         )
-    if not Path(source).is_file():
-        missing = "is no file" if Path(source).exists() else "does not exist"
+    if not os.path.isfile(source):  # noqa: PTH113 (pathlib raises where a name is too long)
+        missing = "is no file" if os.path.lexists(source) else "does not exist"
         raise DataError(f"{name} {missing}", hint="check the path; it counts from the folder you are in")
     if not Path(source).stat().st_size:
         raise DataError(f"{name} is empty", hint=_RECORD)
@@ -184,6 +189,12 @@ def _reason(error: Exception) -> str:
 def _checked(name: str, samples: Any) -> Tensor:
     if not np.isfinite(samples).all():
         raise DataError(f"{name} holds samples that are no numbers (NaN or infinite)", hint=_RECORD)
+    loudest = np.abs(samples).max(initial=0)
+    if loudest > LOUDEST:
+        raise DataError(
+            f"{name} holds samples of up to {loudest:.3g}, where 1 is full volume",
+            hint="write it again, its samples from -1 to 1, or as whole numbers",
+        )
     return torch.from_numpy(np.ascontiguousarray(samples))
 
 
@@ -220,16 +231,23 @@ def _check_rate(name: str, rate: int) -> None:
 
 
 def _in_memory(name: str, source: Mapping[str, Any], start: float, end: float | None) -> Recording:
-    if not source.get("sampling_rate"):
+    rate, array = source.get("sampling_rate"), source["array"]
+    if not rate:
         raise DataError(f"{name} holds an array without its sampling_rate", hint="add 'sampling_rate', in Hz")
-    rate = int(source["sampling_rate"])
+    try:
+        rate, array = int(rate), np.asarray(array)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{name} holds no array of numbers with its sampling_rate: {error}",
+            hint="expected an array, and Hz",
+        ) from None
     _check_rate(name, rate)
-    samples = _floats(name, np.asarray(source["array"]))
+    samples = _floats(name, array)
     if samples.ndim == 2:
         samples = samples.mean(axis=0)
     if samples.ndim != 1 or not samples.size:
         raise DataError(
-            f"{name} holds no samples: its array has the shape {np.shape(source['array'])}",
+            f"{name} holds no samples: its array has the shape {array.shape}",
             hint="expected (samples,) or (channels, samples)",
         )
     part = _part(name, len(samples), rate, start, end)

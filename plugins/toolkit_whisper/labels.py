@@ -133,6 +133,9 @@ def labels_of(text: Any, tokenizer: Any, prompt: Sequence[int]) -> list[int]:
         raise _unusable("no transcript", f"the transcript is no text: {text!r:.60}", _TRANSCRIPT)
     if not text.strip():
         raise _unusable("no transcript", "the transcript is empty", _TRANSCRIPT)
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        half = "the transcript holds half a character (a lone surrogate)"
+        raise _unusable("no transcript", half, _TRANSCRIPT)
     transcript: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     labels = [*prompt[1:], *transcript, tokenizer.eos_token_id]
     most = tokenizer.model_max_length

@@ -74,7 +74,7 @@ def _seconds(row: Row, column: str) -> float | None:
         return None
     try:
         found = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not (math.isfinite(found) and found >= 0):
         raise DataError(

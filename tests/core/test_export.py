@@ -18,7 +18,8 @@ from tests.core.test_base_model import loads_anything as loads_anything
 from toolkit import CheckpointError, Recipe, Run, load_run, run
 from toolkit.cli import main
 from toolkit.errors import Interrupted
-from toolkit.export import refuse_if_changed
+from toolkit.export import refuse_if_changed, same_outputs
+from toolkit.opening import open_trained
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 
@@ -108,7 +109,7 @@ def test_one_document_with_json(finished: Run, capsys: pytest.CaptureFixture[str
     assert main(["export", "first", "--to", "merged", "--merge", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"folder", "merged", "compared", "note"}
-    assert set(document["compared"]) == {"split", "rows", "unmerged", "merged"}
+    assert set(document["compared"]) == {"split", "rows", "unmerged", "merged", "outputs"}
 
 
 BETTER_UP = {"accuracy": True, "loss": False, "bleu": True}
@@ -139,6 +140,40 @@ def test_how_far_a_metric_may_move(
     with pytest.raises(CheckpointError, match=r"merging changes the model: .* merged, .* unmerged") as caught:
         refuse_if_changed(unmerged, merged, BETTER_UP, quantized=quantized)
     assert ("quantized" in str(caught.value.hint)) == quantized
+
+
+def test_an_adapter_that_drifts_from_its_4_bit_base_is_refused_with_the_way_out(
+    loads_anything: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    adapter = {"r": 4, "target_modules": ["q_proj"]}
+    run(loads_anything.override(model={"quantization": "4bit"}, adapter=adapter), "first")
+    monkeypatch.setattr("toolkit.export.open_trained", drifted)
+    with pytest.raises(CheckpointError, match="merging changes the model: loss is") as caught:
+        load_run("first").export("new/merged", merge=True)
+    assert "export it without --merge, or train without model.quantization" in str(caught.value.hint)
+    assert not Path("new").exists()
+
+
+def drifted(*arguments: Any, full_precision: bool = False) -> Any:
+    """`open_trained`, whose full-precision base has other weights than the 4-bit one was made of."""
+    model, processor = open_trained(*arguments, full_precision=full_precision)
+    if full_precision:
+        with torch.no_grad():
+            model.get_base_model().lm_head.weight.mul_(100)
+    return model, processor
+
+
+def test_outputs_are_compared_too() -> None:
+    answers = {row: f"answer {row}" for row in range(8)}
+    assert same_outputs(answers, answers, quantized=False) == {"same": 8, "of": 8}
+    assert same_outputs(answers, {**answers, 0: "x", 1: "y"}, quantized=False) == {"same": 6, "of": 8}
+    others = {**answers, 0: "x", 1: "y", 2: "z"}
+    with pytest.raises(CheckpointError, match="of 3 of 8 rows it makes something else"):
+        same_outputs(answers, others, quantized=False)
+    assert same_outputs(answers, others, quantized=True) == {"same": 5, "of": 8}
+    assert same_outputs({0: 1.0, 1: 2.0}, {0: 1.001, 1: 2.0}, quantized=False) == {"same": 2, "of": 2}
+    assert same_outputs({}, {}, quantized=False) is None
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------

@@ -391,7 +391,7 @@ def _cut(folder: Path) -> None:
         (_holding("config.json", "{"), "config.json is no JSON", None),
         (_holding("config.json", "[]"), "config.json holds no settings", None),
         (_without("model.safetensors"), "has no weights in safetensors (it holds config.json", "from_config"),
-        (_pickled, "has its weights only in pytorch_model.bin", "`save_pretrained` it"),
+        (_pickled, "has its weights only in pytorch_model.bin", "model.use_safetensors: false"),
         (_cut, "the file with the weights is damaged or cut off", "copy or download it again"),
         (
             _changed(hidden_size=32),

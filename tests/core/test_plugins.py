@@ -237,10 +237,10 @@ def test_no_answer_means_the_default_or_says_what_is_missing(install: Install) -
 def test_lists_add_up_in_the_recipes_order(install: Install) -> None:
     plugins = load(
         install,
-        answering("toolkit_metrics", result="['a', 'b']"),
-        answering("toolkit_metrics", result="['c']"),
+        answering("toolkit_columns", result="[__import__('toolkit').Column(name) for name in 'ab']"),
+        answering("toolkit_columns", result="[__import__('toolkit').Column('c')]"),
     )
-    assert plugins.metrics(None) == ["a", "b", "c"]
+    assert [column.name for column in plugins.columns()] == ["a", "b", "c"]
 
 
 def test_augmentations_chain_in_the_recipes_order(install: Install) -> None:

@@ -74,3 +74,18 @@ plain_data = st.recursive(
 @example({"a\x85b": "\u2028\u2029\ufeff"})
 def test_what_is_written_reads_back_equal(data: object) -> None:
     assert read_yaml(write_yaml(data), "test") == data
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{place}: &a{place} [{', '.join([f'*a{place - 1}'] * 10)}]\n" for place in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [LAUGHS, "!!python/object/apply:os.system [exit]", "!!python/name:os.system x",
+     "x: !!bool maybe", "x: !!timestamp soon", "x: !!float x", "x: 0x" + "f" * 5_000, "[" * 100_000],
+)  # fmt: skip
+def test_what_runs_or_explodes_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError):
+        read_yaml(text, "r.yaml")

@@ -19,7 +19,7 @@ from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import did_you_mean, place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
-from toolkit.notices import say
+from toolkit.notices import printable, say
 from toolkit.trace import trace_hooks
 
 COMMANDS = {
@@ -114,7 +114,7 @@ def _as_document(error: ToolkitError) -> dict[str, Any]:
 
 def _after_traceback(debug: bool, status: int) -> int:
     if debug:
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), file=sys.stderr)
     return status
 
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from toolkit.errors import ToolkitError
-from toolkit.notices import printable
+from toolkit.notices import indented, json_text, printable, without_credentials
 
 
 def print_document(document: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(without_credentials(json_text(document, indent=2)))
 
 
 def print_faults(error: ToolkitError) -> None:
     """Every fault as `error: ...` and `hint: ...` on stderr."""
     for fault in error.all:
-        print(f"error: {printable(fault.message)}", file=sys.stderr)
+        print(f"error: {indented(fault.message)}", file=sys.stderr)
         if fault.hint:
-            print(f"hint: {printable(fault.hint)}", file=sys.stderr)
+            print(f"hint: {indented(fault.hint)}", file=sys.stderr)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Columns padded to line up, the last as wide as it is."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(printable(line.rstrip()))
+        print(line.rstrip().replace("\n", "\n" + " " * (sum(widths[:-1]) + 2 * len(widths[:-1]))))
 
 
 def number(value: float | None) -> str:

@@ -37,6 +37,8 @@ def show(document: dict[str, Any]) -> None:
         rows = [[name, number(value), number(compared["merged"][name])]
                 for name, value in compared["unmerged"].items()]  # fmt: skip
         print_table([["", "unmerged", "merged"], *rows])
+        if outputs := compared["outputs"]:
+            print(f"the same output for {outputs['same']} of {outputs['of']} rows")
     if document["note"]:
         print(printable(f"note: {document['note']}"))
     print(printable(f"exported to {document['folder']}"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit.cli.console import number, print_table
 from toolkit.cli.options import add_trace_argument
-from toolkit.notices import printable
+from toolkit.notices import indented
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +30,10 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
 def show(document: dict[str, Any]) -> None:
     for one in document["predictions"]:
         if _is_table(one["output"]):
-            print(printable(f"{one['input']}:"))
+            print(indented(f"{one['input']}:"))
             print_table([["", *map(_cell, row.values())] for row in one["output"]])
         else:
-            print(printable(f"{one['input']}: {_cell(one['output'])}"))
+            print(indented(f"{one['input']}: {_cell(one['output'])}"))
 
 
 def _is_table(output: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from toolkit.data.confined import Confined
 from toolkit.data.expanded import expanded
 from toolkit.data.splits import Rows, Source
 from toolkit.discovery import did_you_mean
@@ -74,7 +75,8 @@ def name_columns(
 
 def names_given(rows: Rows) -> dict[str, str]:
     """The data's name of each column that the plugins read."""
-    return dict(rows.source.names) if isinstance(rows.source, Renamed) else {}
+    source = rows.source.source if isinstance(rows.source, Confined) else rows.source
+    return dict(source.names) if isinstance(source, Renamed) else {}
 
 
 def in_batches(columns: Sequence[Column]) -> list[str]:
@@ -112,7 +114,10 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
         required, one_of = other.required or column.required, other.one_of or column.one_of
         holds_rows = other.holds_rows or column.holds_rows
         together, in_batch = other.keeps_together or column.keeps_together, other.in_batch or column.in_batch
-        merged[column.name] = Column(column.name, usual, required, holds_rows, one_of, together, in_batch)
+        file = other.names_file or column.names_file
+        merged[column.name] = Column(
+            column.name, usual, required, holds_rows, one_of, together, in_batch, file
+        )
     return list(merged.values())
 
 

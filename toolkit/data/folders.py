@@ -6,10 +6,10 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.confined import REACH, lies_in
 from toolkit.data.files import CsvFile, JsonLines
 from toolkit.data.objects import ArrowRows, named_splits, undecoded
 from toolkit.data.splits import ALIASES, Rows, Source, all_rows
@@ -32,12 +32,12 @@ class NamedFiles(Source):
 
     Attributes:
         folder: where the table lies; names are relative to it.
-        root: the folder of the whole data, which no file may lie outside of.
+        roots: the folder of the whole data, and others beside it, which no file may lie outside of.
     """
 
     table: Source
     folder: Path
-    root: Path
+    roots: Sequence[Path]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -70,22 +70,15 @@ class NamedFiles(Source):
                 paths = [row[name] for name in filter(is_file_column, row) if row[name]]
                 yield " ".join(str(Path(path).stat().st_size) for path in paths).encode()
 
-    @cached_property
-    def _real_root(self) -> str:
-        return os.path.realpath(self.root)
-
     def _path(self, place: str, name: object) -> str:
         """The absolute path of the file that a row names."""
         if not isinstance(name, str) or "\0" in name:
             raise DataError(f"{place}: expected the name of a file, found {name!r}", hint=_NAMES)
         path = self.folder / name
-        real = os.path.realpath(path)
-        if Path(name).is_absolute() or not real.startswith(self._real_root + os.sep):
-            raise DataError(
-                f"{place}: '{name}' leads out of the data folder",
-                hint="put the file itself into the folder, and name it relative to the table",
-            )
-        if not os.path.isfile(real):  # noqa: PTH113 (pathlib raises where a name is too long)
+        is_elsewhere = Path(name).is_absolute() and len(self.roots) == 1  # a table moves with its files
+        if is_elsewhere or not lies_in(path, self.roots):
+            raise DataError(f"{place}: '{name}' leads out of the data folder", hint=REACH)
+        if not os.path.isfile(path):  # noqa: PTH113 (pathlib raises where a name is too long)
             raise DataError(f"{place}: '{name}' does not exist", hint=_NAMES)
         return str(path)
 
@@ -94,7 +87,7 @@ def is_file_column(name: str) -> bool:
     return name == "file_name" or name.endswith("_file_name")
 
 
-def folder_splits(root: Path) -> dict[str, Rows]:
+def folder_splits(root: Path, roots: Sequence[Path] = ()) -> dict[str, Rows]:
     """The splits of a folder: saved by `datasets`, or tables where they are expected.
 
     Raises:
@@ -111,11 +104,13 @@ def folder_splits(root: Path) -> dict[str, Rows]:
     if not found:
         raise _nothing(root)
     return {
-        split: table_rows(found[split], root) for split in dict.fromkeys(ALIASES.values()) if split in found
+        split: table_rows(found[split], root, roots)
+        for split in dict.fromkeys(ALIASES.values())
+        if split in found
     }
 
 
-def table_rows(path: Path, root: Path) -> Rows:
+def table_rows(path: Path, root: Path, roots: Sequence[Path] = ()) -> Rows:
     """The rows of one table in the data folder `root`; a table called metadata names files.
 
     Raises:
@@ -130,7 +125,7 @@ def table_rows(path: Path, root: Path) -> Rows:
             f"{name}: no column 'file_name' (columns: {', '.join(table.columns)})",
             hint=_how_to_name(table.columns),
         )
-    return all_rows(NamedFiles(table, path.parent, root), name)
+    return all_rows(NamedFiles(table, path.parent, roots or [root]), name)
 
 
 def _how_to_name(columns: Sequence[str]) -> str:

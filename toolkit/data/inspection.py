@@ -11,6 +11,7 @@ from math import sqrt
 from statistics import median
 from typing import Any
 
+from toolkit.answers import expected_facts
 from toolkit.data.rows import BadRow
 from toolkit.data.splits import Rows
 from toolkit.errors import DataError
@@ -116,7 +117,7 @@ def inspect_rows(
         found = row if isinstance(row, DataError) else _facts_or_error(row, look)
         unreadable += isinstance(row, DataError)
         if isinstance(found, DataError):
-            bad.append(BadRow(split, splits[split].ids[index], found.message))
+            bad.append(BadRow.of(split, splits[split].ids[index], found))
         for name, value in (found.facts if isinstance(found, DataError) else found).items():
             facts[name].append(value)
     looked_at = Counter(split for split, _ in chosen)
@@ -151,7 +152,7 @@ def _row_or_error(rows: Rows, index: int) -> Row | DataError:
 
 def _facts_or_error(row: Row, look: Callable[[Row], Facts] | None) -> Facts | DataError:
     try:
-        return look(row) if look is not None else {}
+        return expected_facts(look(row)) if look is not None else {}
     except DataError as error:
         return error
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
+from toolkit.answers import expected_batch, expected_number, expected_row
 from toolkit.data.columns import with_columns
 from toolkit.errors import DataError
+from toolkit.notices import one_line
 from toolkit.types import Batch, Row
 
 Key = tuple[int, int]
@@ -24,6 +26,11 @@ class BadRow:
     split: str
     row_id: int
     reason: str
+
+    @classmethod
+    def of(cls, split: str, row_id: int, error: DataError) -> BadRow:
+        """The row, with its error on one line of some length, for the row itself speaks in it."""
+        return cls(split, row_id, one_line(error.message))
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,10 @@ class PreparedRows(Dataset[Fetched]):
 
     def _length(self, place: int, measure: Callable[[Row], float]) -> float:
         try:
-            return measure({**self.rows[place], "row_id": self.row_ids[place]})
+            length = measure({**self.rows[place], "row_id": self.row_ids[place]})
         except DataError:
             return 0.0
+        return float(expected_number(length, "toolkit_row_length", "a number"))
 
     def __getitem__(self, key: int | Key) -> Fetched:
         if not isinstance(key, tuple):
@@ -83,15 +91,17 @@ class PreparedRows(Dataset[Fetched]):
         row_id = self.row_ids[place]
         try:
             row = {**self.rows[place], "row_id": row_id}
-            return {**self.prepare(row), "row_id": row_id} if self.prepare else row
+            if self.prepare is None:
+                return row
+            return {**expected_row(self.prepare(row), "toolkit_prepare"), "row_id": row_id}
         except DataError as error:
-            return BadRow(self.split, row_id, error.message)
+            return BadRow.of(self.split, row_id, error)
 
     def _augmented(self, row: Row, epoch: int) -> Row:
         if self.augment:
             generator = torch.Generator().manual_seed(_seed_of(self.seed, epoch, row["row_id"]))
             for change in self.augment:
-                row = {**change(row, generator), "row_id": row["row_id"]}
+                row = {**expected_row(change(row, generator), "toolkit_augment"), "row_id": row["row_id"]}
         return row
 
 
@@ -108,7 +118,7 @@ class CollateFetched:
     def __call__(self, fetched: Sequence[Fetched]) -> Batch:
         rows = [one.row for one in fetched if one.row is not None]
         bad = [bad for one in fetched for bad in one.bad]
-        batch = with_columns(self.collate(rows), rows, self.in_batch) if rows else {}
+        batch = with_columns(expected_batch(self.collate(rows)), rows, self.in_batch) if rows else {}
         return {**batch, "bad_rows": bad} if bad else batch
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from toolkit.data.confined import reach
 from toolkit.data.folders import TABLES, folder_splits, table_rows
 from toolkit.data.objects import data_from_objects, named_splits
 from toolkit.data.splits import Rows
@@ -52,7 +53,8 @@ def _local_splits(spec: DataSpec, path: Path) -> dict[str, Rows]:
             f"data.config: '{spec.config}' has no meaning for the local data {spec.source}",
             hint="it selects a configuration of a set on the hub; leave it out",
         )
-    return folder_splits(path) if path.is_dir() else {"train": table_rows(path, path.parent)}
+    roots = reach(spec)
+    return folder_splits(path, roots) if path.is_dir() else {"train": table_rows(path, path.parent, roots)}
 
 
 def hub_splits(name: str, config: str | None) -> dict[str, Rows]:

@@ -54,7 +54,7 @@ def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
 def toolkit_columns() -> Sequence[Column]:
     files = ("file_name", "path", "file", "audio_path", "audio_filepath")
     return [
-        Column("audio", usual=files),
+        Column("audio", usual=files, names_file=True),
         Column("label", usual=("class", "class_name", "category", "keyword")),
     ]
 

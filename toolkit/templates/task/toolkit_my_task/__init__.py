@@ -45,7 +45,7 @@ def toolkit_check(recipe: Recipe) -> Sequence[Exception]:
 def toolkit_columns() -> Sequence[Column]:
     files = ("file_name", "path", "file", "img", "picture", "jpg", "png")
     return [
-        Column("image", usual=files),
+        Column("image", usual=files, names_file=True),
         Column("label", usual=("class", "class_name", "category")),
     ]
 

@@ -1,0 +1,103 @@
+"""Rows name files of the data's own folder, or of one that the recipe says; nothing leads elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toolkit_tasks.whisper_asr import recipe as whisper_asr
+
+from toolkit import DataError, Recipe, RecipeError
+from toolkit.opening import open_data
+from toolkit.plugins import Plugins
+
+CLIP = Path(whisper_asr.sample["data"]) / "train" / "train_000.flac"  # type: ignore[index]
+
+
+@pytest.fixture
+def clips(in_tmp: Path) -> Path:
+    """`data/` with a clip, `other/` with one, and a link from the one to the other."""
+    for name in ("data/in.flac", "data/deep/in.flac", "other/out.flac"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CLIP, name)
+    Path("data/link.flac").symlink_to("../other/out.flac")
+    Path("data/linked").symlink_to("../other")
+    Path("data/inner.flac").symlink_to("in.flac")
+    return in_tmp
+
+
+def read(table: str, audio: Any, source: str = "data", **data: Any) -> Path:
+    """Where the only row of a table leads."""
+    name = "file_name" if "metadata" in table else "audio"
+    Path("data", table).write_text(json.dumps({name: audio, "text": "hello"}) + "\n")
+    recipe = Recipe.load("whisper-asr").override(data={"source": source, "validation_fraction": 0.0, **data})
+    row = open_data(Plugins(recipe.resolved()), None)["train"][0]
+    found = row["audio"]
+    return Path(found["path"] if isinstance(found, dict) else found)
+
+
+TABLES = pytest.mark.parametrize("table", ["metadata.jsonl", "train.jsonl"])
+WAYS_OUT = [
+    "../other/out.flac", "deep/../../other/out.flac", "link.flac", "linked/out.flac", "/etc/hostname", "/dev/zero",
+    "{cwd}/other/out.flac", "../../../../../../etc/hostname",
+]  # fmt: skip
+WITHIN = ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac"]
+BESIDE = ["../other/out.flac", "link.flac", "linked/out.flac", "{cwd}/other/out.flac", "in.flac"]
+
+
+@TABLES
+@pytest.mark.parametrize("audio", WITHIN)
+def test_files_of_the_folder(table: str, audio: str, clips: Path) -> None:
+    assert (
+        read(table, audio.format(cwd=clips)).samefile(CLIP) or read(table, audio.format(cwd=clips)).is_file()
+    )
+
+
+@TABLES
+@pytest.mark.parametrize("audio", WAYS_OUT)
+def test_a_way_out_is_refused(table: str, audio: str, clips: Path) -> None:
+    with pytest.raises(DataError, match="leads out of the data folder") as caught:
+        read(table, audio.format(cwd=clips))
+    assert "data.root=FOLDER" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("audio", WAYS_OUT)
+def test_a_path_without_bytes_is_no_way_out(audio: str, clips: Path) -> None:
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        read("train.jsonl", {"bytes": None, "path": audio.format(cwd=clips)})
+    assert read("train.jsonl", {"path": "in.flac"}).is_file()
+
+
+@TABLES
+@pytest.mark.parametrize("audio", BESIDE)
+def test_the_recipe_says_how_far_rows_may_reach(table: str, audio: str, clips: Path) -> None:
+    assert read(table, audio.format(cwd=clips), root="other").is_file()
+    assert read(table, audio.format(cwd=clips), root="/").is_file()
+    with pytest.raises(DataError, match="leads out"):
+        read(table, "/etc/hostname", root="other")
+
+
+def test_a_manifest_alone_reaches_its_folder(clips: Path) -> None:
+    assert read("list.jsonl", "deep/in.flac", source="data/list.jsonl").is_file()
+    with pytest.raises(DataError, match="leads out"):
+        read("list.jsonl", "../other/out.flac", source="data/list.jsonl")
+
+
+def test_names_count_from_the_table_then_from_here(clips: Path) -> None:
+    assert read("train.jsonl", "data/in.flac") == clips / "data" / "in.flac"
+    assert read("train.jsonl", str(clips / "data" / "in.flac")) == clips / "data" / "in.flac"
+    assert read("train.jsonl", "in.flac") == clips / "data" / "in.flac"
+    assert Recipe.load("whisper-asr").override(
+        data={"source": "data", "root": "other"}
+    ).resolved().data.root == str(clips / "other")
+    with pytest.raises(RecipeError, match=r"data\.root"):
+        Recipe.load("whisper-asr").override(data={"root": 3})
+
+
+def test_rows_given_in_code_reach_where_their_program_does(clips: Path) -> None:
+    recipe = Recipe.load("whisper-asr").override(data={"source": "data", "validation_fraction": 0.0})
+    rows = [{"audio": "other/out.flac", "text": "hello"}]
+    assert open_data(Plugins(recipe.resolved()), rows)["train"][0]["audio"] == "other/out.flac"

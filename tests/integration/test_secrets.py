@@ -1,0 +1,120 @@
+"""A secret that stands in the environment or in the recipe is found nowhere afterwards."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Install
+from toolkit.cli import main
+
+SECRET = "hf_PLANTEDsecret0123456789"
+VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "TOOLKIT_SECRET")
+PLUGIN = '''
+"""A tracker that wants a key."""
+from dataclasses import dataclass
+from toolkit import hookimpl
+
+@dataclass(frozen=True)
+class Settings:
+    api_key: str | None = None
+    address: str | None = None
+
+@hookimpl
+def toolkit_settings():
+    return Settings
+
+@hookimpl
+def toolkit_callbacks(recipe):
+    if recipe.settings(Settings).api_key:
+        open("told", "w").close()
+    return []
+'''
+
+
+@pytest.fixture
+def planted(install: Install, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, SECRET)
+    install("toolkit-keyed", plugins={"keyed": "toolkit_keyed"}, modules={"toolkit_keyed": PLUGIN})
+    Path("r.yaml").write_text(
+        "extends: causal-lm\n"
+        "data: {limit: 6}\n"
+        "plugins: [causal-lm, keyed]\n"
+        f"keyed: {{api_key: {SECRET}, address: 'https://me:{SECRET}@host/?token={SECRET}'}}\n"
+        f"train: {{hub_token: {SECRET}, max_steps: 2, save_strategy: steps, save_steps: 1, logging_steps: 1, "
+        "report_to: tensorboard, per_device_train_batch_size: 2}\n"
+    )
+    return in_tmp
+
+
+def nowhere_below(folder: Path) -> int:
+    """How many files there are, in none of which the secret is, as it stands or in base 64."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        assert SECRET.encode() not in path.read_bytes(), path
+        assert "PLANTED" not in str(path)
+    return len(files)
+
+
+def test_a_run_keeps_secrets(planted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    for typed in (
+        "run r.yaml --output-dir run --json",
+        "run r.yaml --output-dir run --resume --debug",
+        "eval run",
+        "export run --to out --merge --json",
+        "check r.yaml",
+        "predict run Hello",
+    ):
+        status = main(shlex.split(typed))
+        said = "".join(capfd.readouterr())
+        assert SECRET not in said
+        assert status == 0, said
+    assert Path("told").exists()
+    assert nowhere_below(Path("run")) > 15
+    assert list(Path("run").rglob("events.out.tfevents*"))
+    assert nowhere_below(Path("out")) > 3
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"run r.yaml --data https://me:{SECRET}@host/data.csv",
+        f"run r.yaml --data 'https://host/data.csv?token={SECRET}'",
+        f"run r.yaml --model https://me:{SECRET}@host/model",
+        f"run r.yaml --set train.hub_token=[{SECRET}]",
+        f"run r.yaml --set 'train.hub_token={{a: {SECRET}}}'",
+        f"run r.yaml --set keyed.api_key=[{SECRET}]",
+        f"run r.yaml --set train.learning_rate=fast --set train.hub_token={SECRET}",
+        f"run r.yaml --set train.push_to_hub=true --set train.hub_token={SECRET}",
+        f"check r.yaml --data https://me:{SECRET}@host/data.csv --debug",
+        "run r.yaml --set train.max_steps=-5",
+    ],
+)
+@pytest.mark.parametrize("option", ["", "--json", "--debug"])
+def test_an_error_keeps_secrets(
+    typed: str, option: str, planted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(f"{typed} {option}")) == 2
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said
+    assert "could not be loaded" not in said
+    assert nowhere_below(Path("runs")) == 0
+
+
+def test_a_search_keeps_secrets(planted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optuna")
+    Path("s.yaml").write_text(
+        Path("r.yaml").read_text().replace("plugins: [causal-lm, keyed]\n", "").replace("keyed:", "#")
+    )
+    typed = (
+        "search s.yaml --trials 1 --set data.limit=4 --space train.learning_rate=1e-3,1e-4 --output-dir found"
+    )
+    status = main(shlex.split(typed))
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said
+    assert status == 0, said
+    assert nowhere_below(Path("found")) > 5

@@ -1,0 +1,90 @@
+"""Files that rows name, none of which may lie outside the data's own folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.splits import Rows, Source
+from toolkit.errors import DataError
+from toolkit.recipe import DataSpec
+from toolkit.types import Column, Row
+
+REACH = "put the file itself into that folder, or say how far rows may reach: --set data.root=FOLDER"
+
+
+@dataclass(frozen=True, eq=False)
+class Confined(Source):
+    """A source whose `names` name files: absolute paths now, of files in one of `folders`.
+
+    Relative names count from the first of these, or from the folder one is in.
+    """
+
+    source: Source
+    names: Sequence[str]
+    folders: Sequence[Path]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.source.columns
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def row(self, index: int) -> Row:
+        row = self.source.row(index)
+        for name in self.names:
+            row[name] = self._confined(index, row.get(name))
+        return row
+
+    def place(self, index: int) -> str:
+        return self.source.place(index)
+
+    def contents(self, ids: Sequence[int]) -> Iterator[bytes]:
+        return self.source.contents(ids)
+
+    def _confined(self, index: int, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path"):
+            return {**value, "path": self._confined(index, value["path"])}
+        if not isinstance(value, str) or not value or "\0" in value:
+            return value  # for the plugin to judge
+        here = self.folders[0] / value
+        path = here if os.path.lexists(here) else Path(value).absolute()
+        if not lies_in(path, self.folders):
+            raise DataError(f"{self.place(index)}: '{value}' leads out of the data folder", hint=REACH)
+        return str(path)
+
+
+def lies_in(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether the file that a path leads to lies in one of the folders, links followed."""
+    parents = Path(os.path.realpath(path)).parents
+    return any(Path(os.path.realpath(folder)) in parents for folder in folders)
+
+
+def confined(splits: Mapping[str, Rows], columns: Sequence[Column], spec: DataSpec) -> dict[str, Rows]:
+    """`splits` of `spec`, whose rows name no file outside the data, of a hub's set outside its caches."""
+    named = list(dict.fromkeys(column.name for column in columns if column.names_file))
+    if not named:
+        return dict(splits)
+    folders = reach(spec)
+    return {
+        split: replace(
+            rows, source=Confined(rows.source, [name for name in named if name in rows.columns], folders)
+        )
+        for split, rows in splits.items()
+    }
+
+
+def reach(spec: DataSpec) -> list[Path]:
+    """The folders that rows may name files in, the data's own first."""
+    own = Path(spec.source).expanduser().absolute()
+    roots = [Path(spec.root).expanduser()] if spec.root is not None else []
+    if own.exists():
+        return [own if own.is_dir() else own.parent, *roots]
+    import datasets
+    from huggingface_hub import constants
+
+    return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE), *roots]
