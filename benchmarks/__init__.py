@@ -3,5 +3,7 @@
 MODULES = (
     "benchmarks.overhead",
     "benchmarks.growth",
+    "benchmarks.features",
+    "benchmarks.audio",
 )
 """Where the workloads are, in the order of the table."""
