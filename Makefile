@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test torture fuzz check samples clean
+.PHONY: install demo test torture fuzz bench check samples clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
 
 samples: $(INSTALLED)
 	$(BIN)/python scripts/make_samples.py

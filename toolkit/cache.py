@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from toolkit.notices import say_once
 
 STAGE = "stage.json"
 _IN_USE = "in-use-"
+_LOCK = "lock"
+_PATIENCE_SECONDS = 60.0
+"""How long another process is waited for; a stopped one may never be done."""
 _CHECKSUM = "crc32"
 _HEADER = 160
 """Bytes in a file beside those of a tensor, about."""
@@ -127,6 +132,42 @@ class StageStore:
         say_once(f"cache: what is damaged in {self.folder} is computed again")
         return None
 
+    @contextlib.contextmanager
+    def claimed(self, keys: Sequence[str]) -> Iterator[set[str]]:
+        """Those of the rows that this process shall compute meanwhile, for no other one that is alive does.
+
+        Nobody waits while it has claimed anything, so two processes never wait for each other; the kernel gives up what
+        a dead one had claimed.
+        """
+        if self.closed:
+            yield set(keys)
+            return
+        with contextlib.ExitStack() as stack:
+            free = {name: stack.enter_context(self._lock(name)) for name in {key[:2] for key in keys}}
+            yield {key for key in keys if free[key[:2]]}
+
+    def awaited(self, key: str) -> dict[str, Any] | None:
+        """The tensors of a row that another process has claimed, or None where it is not done in time."""
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < until:
+            with self._lock(key[:2]) as free:
+                if free:
+                    return self.read(key)
+            time.sleep(0.01)
+        return None
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[bool]:
+        """Whether this process has the lock of the keys that begin so; it has where nothing can be locked, too."""
+        try:
+            (self.folder / name).mkdir(exist_ok=True)
+            file = (self.folder / name / _LOCK).open("w")
+        except OSError:
+            yield True
+            return
+        with file:
+            yield _has_locked(file)
+
     def write(self, key: str, tensors: Mapping[str, Any]) -> None:
         """Keep the tensors of one row, if there is room."""
         from safetensors import SafetensorError
@@ -171,6 +212,16 @@ class StageStore:
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _has_locked(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _checksum(tensors: Mapping[str, Any]) -> str:

@@ -70,6 +70,7 @@ class Execution:
 
     def _arguments(self, training: bool) -> Any:
         train = self.recipe.train
+        self._check_order()
         if not training:
             quiet = {"report_to": "none", "eval_strategy": "no", "load_best_model_at_end": False}
             return training_arguments({**train, **quiet}, self.files.path)
@@ -92,6 +93,14 @@ class Execution:
 
     def _directions(self) -> dict[str, bool]:
         return Scores(self.plugins.metrics(self.processor)).higher_is_better()
+
+    def _check_order(self) -> None:
+        grouped = self.recipe.train.get("train_sampling_strategy") == "group_by_length"
+        if grouped and self.plugins.row_length() is None:
+            raise RecipeError(
+                "train.train_sampling_strategy: no plugin of the recipe tells how long rows are",
+                hint="take random, or add a plugin that answers toolkit_row_length",
+            )
 
     def _check_splits(self) -> None:
         """Refuse what would fail, or do nothing, for want of rows."""
@@ -116,11 +125,6 @@ class Execution:
             raise RecipeError(
                 "eval.early_stopping_patience: training is never evaluated",
                 hint="--set train.eval_strategy=epoch, or --set eval.early_stopping_patience=null",
-            )
-        if train.get("train_sampling_strategy") == "group_by_length" and self.plugins.row_length() is None:
-            raise RecipeError(
-                "train.train_sampling_strategy: no plugin of the recipe tells how long rows are",
-                hint="take random, or add a plugin that answers toolkit_row_length",
             )
         batch = train.get("per_device_train_batch_size", 8)
         if train.get("dataloader_drop_last") and len(self.splits["train"]) < batch:

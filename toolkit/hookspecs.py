@@ -185,9 +185,10 @@ def toolkit_inspect(recipe: Recipe, processor: Any) -> Callable[[Row], Mapping[s
 def toolkit_row_length(recipe: Recipe) -> Callable[[Row], float] | None:
     """Build: `(raw row) -> length`, in any unit that tells how much work a row is, from headers, without decoding it.
 
-    When: once for each training row, before the first epoch, where the recipe has `train.train_sampling_strategy:
-    group_by_length`: batches are made of rows of about the same length then. A run that asks for it and has no
-    answer is refused. A row for which it raises `DataError` counts as having no length.
+    When: once for each row, before its split is first used, where the recipe has `train.train_sampling_strategy:
+    group_by_length`: batches are made of rows of about the same length then, in evaluation the longest
+    first. A run that asks for it and has no answer is refused. A row for which it raises `DataError`
+    counts as having no length.
 
         @hookimpl
         def toolkit_row_length(recipe):

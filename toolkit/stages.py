@@ -135,20 +135,46 @@ class FrozenStage:
             return self.compute(*args, **kwargs)
         keys = call.keys()
         found = [self.store.read(key) for key in keys]
-        missing = [place for place, one in enumerate(found) if one is None]
-        if self.shape is None and not missing:
-            missing = [0]  # it tells what an output looks like, and whether what is kept is still so
-        if missing:
-            outputs = self._computed(call, missing)
-            if outputs is None:
-                return self.compute(*args, **kwargs)
-            for place, output in zip(missing, outputs, strict=True):
-                if found[place] is None or not _same(found[place], output):
-                    self.store.write(keys[place], output)
-                found[place] = output
-        self.read, self.computed = self.read + len(keys) - len(missing), self.computed + len(missing)
+        if not self._find_others(call, keys, found):
+            return self.compute(*args, **kwargs)
         assert self.shape is not None
         return self.shape.put_together(found, call.device)
+
+    def _find_others(self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None]) -> bool:
+        """Add the rows that were not there; those that another process is at work on are waited for.
+
+        Returns:
+            Whether the outputs are rows.
+        """
+        missing = [place for place, one in enumerate(found) if one is None]
+        self.read += len(keys) - len(missing)
+        with self.store.claimed([keys[place] for place in missing]) as mine:
+            ours = [place for place in missing if keys[place] in mine]
+            for place in ours:
+                found[place] = self.store.read(keys[place])  # another may have been quicker
+            if not self._compute(call, keys, found, [place for place in ours if found[place] is None]):
+                return False
+        for place in missing:
+            if keys[place] not in mine:
+                found[place] = self.store.awaited(keys[place])
+        left = [place for place in missing if found[place] is None]
+        if self.shape is None and not left:
+            left = [0]  # it tells what an output looks like, and whether what is kept is still so
+        return self._compute(call, keys, found, left)
+
+    def _compute(
+        self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], places: list[int]
+    ) -> bool:
+        """Compute and keep some rows; whether the outputs are rows."""
+        outputs = self._computed(call, places) if places else []
+        if outputs is None:
+            return False
+        for place, output in zip(places, outputs, strict=True):
+            if not _same(found[place], output):
+                self.store.write(keys[place], output)
+            found[place] = output
+        self.computed += len(places)
+        return True
 
     def _may_be_reused(self, call: _Call) -> bool:
         if not self.stage.module.training:

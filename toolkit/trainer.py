@@ -72,7 +72,7 @@ class Trainer(CompatibleTrainer):
         self._plugins, self._quarantine = plugins, quarantine
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
-        self._known_lengths: list[float] | None = None
+        self._known_lengths: dict[str, Sequence[float]] = {}
         self._streaming = False
         self._most_samples = SAMPLES
         self._step: Any = None
@@ -122,16 +122,21 @@ class Trainer(CompatibleTrainer):
 
     def _lengths(self, dataset: PreparedRows) -> Sequence[float]:
         """How much work each row is, as the plugins tell it; read once, for that reads every row."""
-        if self._known_lengths is None:
+        if dataset.split not in self._known_lengths:
             measure = self._plugins.row_length() if self._plugins is not None else None
             assert measure is not None, "a run without one is refused"
-            self._known_lengths = dataset.lengths(lambda row: (self._interrupted(), measure(row))[1])
-        return self._known_lengths
+            # Several processes would have to agree on each row; they look for signals from the first step on.
+            look = self._interrupted if ranks.count() == 1 else lambda: None
+            self._known_lengths[dataset.split] = dataset.lengths(lambda row: (look(), measure(row))[1])
+        return self._known_lengths[dataset.split]
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """In order, whatever the order of training; upstream's grouping would want to see every row first."""
+        """In order; where training goes by length, in `evaluate`, the longest first."""
         if not isinstance(eval_dataset, PreparedRows):
             return super()._get_eval_sampler(eval_dataset)
+        if self._streaming and self.args.train_sampling_strategy == "group_by_length":
+            lengths = self._lengths(eval_dataset)
+            return sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
@@ -264,7 +269,7 @@ class Trainer(CompatibleTrainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         with _randomness_kept():
             scores = self._scores(dataloader)
-        self.samples = scores.samples
+        self.samples = sorted(scores.samples, key=lambda one: one.row_id)
         values = {f"{prefix}_{name}": value for name, value in scores.compute().items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=values, num_samples=scores.rows)
 

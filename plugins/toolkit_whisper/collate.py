@@ -12,10 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from toolkit import Batch, Row
 from toolkit_whisper.augment import mask
 from toolkit_whisper.features import FeatureSpec, log_mel
-from toolkit_whisper.labels import START
+from toolkit_whisper.labels import IGNORED, START
 from toolkit_whisper.settings import WhisperSettings
-
-IGNORED = -100
 
 
 class Collator:

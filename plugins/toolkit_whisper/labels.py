@@ -14,6 +14,7 @@ from toolkit import DataError, RecipeError, Row
 from toolkit_whisper.settings import WhisperSettings
 
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
+IGNORED = -100
 MULTILINGUAL_VOCABULARY = 51_865
 """Tokens of the smallest multilingual model, by which OpenAI's own code tells them from English-only ones."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from toolkit import ModelError, load_model, load_processor
+from toolkit_whisper.attention import look_at_sound
 from toolkit_whisper.features import FULL, FeatureSpec, window_of
 from toolkit_whisper.labels import START, language_code, set_prompt
 from toolkit_whisper.settings import WhisperSettings
@@ -71,6 +72,7 @@ def fit(model: Any, processor: Any, settings: WhisperSettings) -> None:
     set_prompt(processor.tokenizer, model, settings)
     # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
     unwrapped(model).get_encoder().embed_positions.requires_grad_(False)
+    look_at_sound(unwrapped(model).get_decoder())
     set_generation(model, processor.tokenizer)
     set_window(model, processor.feature_extractor, settings.audio_window)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit import Batch, Scored
+import torch
+from torch import Tensor
+
+from toolkit import Batch, Loss, Scored
 from toolkit_whisper.features import FULL, window_of
-from toolkit_whisper.loss import features_for, loss_of, together
+from toolkit_whisper.loss import features_for, total_at_labels
 from toolkit_whisper.settings import WhisperSettings
 from toolkit_whisper.transcribe import transcribe, unwrapped
-from toolkit_whisper.windows import by_window, in_full_window, in_order
+from toolkit_whisper.windows import by_window, in_full_window
 
 
 @dataclass(frozen=True)
@@ -25,30 +29,35 @@ class Evaluate:
 
     def __call__(self, model: Any, batch: Batch) -> Scored:
         whisper = unwrapped(model)
-        outputs, texts, in_full = [], [], []
+        total: Any = 0.0
+        texts: list[str] = [""] * len(batch["references"])
+        heard: dict[int, Any] = {}
         for places, part in by_window(batch):
             features = features_for(whisper, part)
-            made, said = self._scored(whisper, features, part)
-            outputs.append((places, made))
-            texts.append((places, said))
-            if window_of(self.processor.feature_extractor, self.settings.audio_window) != FULL:
-                in_full.append((places, self._in_full(whisper, features, part, said)))
-        loss = loss_of(together(outputs), batch)
-        batch = {**batch, "in_full_window": in_order(in_full)}
-        return Scored(loss, batch, predictions=in_order(texts), references=batch["references"])
+            encoded = whisper.get_encoder()(features)
+            total = total + total_at_labels(whisper, part, encoded)
+            for place, text, one in zip(
+                places, self._texts(whisper, encoded, part["prompt"]), features, strict=True
+            ):
+                texts[place], heard[place] = text, one
+        if window_of(self.processor.feature_extractor, self.settings.audio_window) != FULL:
+            batch = {**batch, "in_full_window": self._in_full(whisper, heard, batch["prompt"], texts)}
+        loss = Loss(total, count=batch["num_targets"])
+        return Scored(loss, batch, predictions=texts, references=batch["references"])
 
-    def _scored(self, whisper: Any, features: Any, part: Batch) -> tuple[Any, list[str]]:
-        encoded = whisper.get_encoder()(features)
-        outputs = whisper(
-            encoder_outputs=encoded, decoder_input_ids=part["decoder_input_ids"], use_cache=False
-        )
-        return outputs, self._texts(whisper, encoded, part)
-
-    def _in_full(self, whisper: Any, features: Any, part: Batch, said: list[str]) -> list[str]:
+    def _in_full(
+        self, whisper: Any, heard: Mapping[int, Tensor], prompt: Tensor, texts: list[str]
+    ) -> list[str]:
+        """What the full window gives of each row, from all that had a short one at once."""
         frames = 2 * whisper.config.max_source_positions
-        if features.shape[-1] == frames:
-            return said
-        return self._texts(whisper, whisper.get_encoder()(in_full_window(features, frames)), part)
+        short = [place for place in sorted(heard) if heard[place].shape[-1] < frames]
+        result = list(texts)
+        if short:
+            features = torch.cat([in_full_window(heard[place][None], frames) for place in short])
+            said = self._texts(whisper, whisper.get_encoder()(features), prompt[short])
+            for place, text in zip(short, said, strict=True):
+                result[place] = text
+        return result
 
-    def _texts(self, whisper: Any, encoded: Any, part: Batch) -> list[str]:
-        return transcribe(whisper, encoded, self.processor.tokenizer, part["prompt"], self.settings)
+    def _texts(self, whisper: Any, encoded: Any, prompt: Tensor) -> list[str]:
+        return transcribe(whisper, encoded, self.processor.tokenizer, prompt, self.settings)

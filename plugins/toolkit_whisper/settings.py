@@ -17,7 +17,8 @@ class WhisperSettings:
         language: name, code or locale of the language spoken, for rows whose column `language` does not say it;
             English-only models need none.
         task: `transcribe`, or `translate` into English (multilingual models only).
-        max_new_tokens: most tokens of a generated text; by default as many as the decoder has room for.
+        max_new_tokens: most tokens of a generated text; by default as many as the decoder has room for, in a short
+            window its share.
         num_beams: texts that are followed up at once, in evaluation and prediction; 1 takes the likeliest token.
         audio_window: how much the encoder reads: `full`, the model's own window; `fit`, the clip with half a second of
             silence or more, to a whole second; or so many seconds. By default what the model was trained with.

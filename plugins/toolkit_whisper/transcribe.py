@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from toolkit_whisper.labels import START
 from toolkit_whisper.settings import WhisperSettings
+
+POSITIONS_A_SECOND = 50
 
 
 def unwrapped(model: Any) -> Any:
@@ -30,19 +33,19 @@ def transcribe(
         whisper: the model, see `unwrapped`.
         encoded: what its encoder returned for some rows.
         prompt: (rows, tokens), see `prompt_for`.
-        settings: `num_beams`, and `max_new_tokens`, None for as many as the decoder has room for.
+        settings: `num_beams`, and `max_new_tokens`, None for as many as the sound has room for.
     Returns:
         One text a row, without special tokens and spaces around it.
     """
     states = encoded.last_hidden_state  # (rows, positions, width)
     asked = prompt.shape[1]
-    room = whisper.config.max_target_positions - asked
+    most = settings.max_new_tokens or tokens_for(whisper.config, states.shape[1])
     tokens = GenerationMixin.generate(
         whisper,
         encoder_outputs=encoded,
         attention_mask=states.new_ones(states.shape[:2]),
         decoder_input_ids=prompt.to(states.device),
-        max_length=asked + min(settings.max_new_tokens or room, room),
+        max_length=min(asked + most, whisper.config.max_target_positions),
         max_new_tokens=None,
         do_sample=False,
         num_beams=settings.num_beams,
@@ -50,6 +53,16 @@ def transcribe(
         return_dict_in_generate=False,
     )
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def tokens_for(config: Any, positions: int) -> int:
+    """Most tokens of a text heard in so many positions of the encoder.
+
+    The decoder's, in a full window; in a short one their share, that of a second more. A model that repeats itself, as
+    one does that was never trained on short windows, stops there.
+    """
+    own, room = int(config.max_source_positions), int(config.max_target_positions)
+    return math.ceil(min(1.0, (positions + POSITIONS_A_SECOND) / own) * room)
 
 
 def heard_languages(whisper: Any, encoded: Any, tokenizer: Any) -> list[str]:

@@ -6,7 +6,7 @@ is in the batch: rows of one length go through the model together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,16 +72,6 @@ def _of(value: Any, places: list[int], count: int) -> Any:
     if isinstance(value, Tensor) and value.dim():
         return value[places]
     return [value[place] for place in places] if isinstance(value, list) and len(value) == count else value
-
-
-def in_order(parts: Sequence[tuple[list[int], Sequence[Any]]]) -> list[Any]:
-    """What was made of the rows of each window, in the order of the batch."""
-    return [
-        one
-        for _, one in sorted(
-            (place, one) for places, made in parts for place, one in zip(places, made, strict=True)
-        )
-    ]
 
 
 def in_full_window(features: Tensor, frames: int) -> Tensor:

@@ -332,6 +332,43 @@ def test_rows_grouped_by_length(tiny_recipe: Recipe, install: Install, in_tmp: P
     assert lines(Path("whole")) == lines(again.folder)
 
 
+SEEN = """
+    import json
+    from toolkit import Metric, hookimpl
+
+    class Order(Metric):
+        higher_is_better = True
+        def __init__(self):
+            self.seen = []
+        def update(self, scored):
+            self.seen += scored.batch["row_id"].tolist()
+        def merge(self, other):
+            self.seen += other.seen
+        def compute(self):
+            return {f"place_{row}": place for place, row in enumerate(self.seen)}
+
+    @hookimpl
+    def toolkit_metrics():
+        return [Order()]
+"""
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_rows_are_measured_by_length_where_they_are_trained_so(
+    strategy: str, tiny_recipe: Recipe, install: Install, in_tmp: Path
+) -> None:
+    install(
+        "toolkit-measures", plugins={"measures": "toolkit_measures"}, modules={"toolkit_measures": MEASURES}
+    )
+    install("toolkit-seen", plugins={"seen": "toolkit_seen"}, modules={"toolkit_seen": SEEN})
+    train = {"train_sampling_strategy": strategy, "do_train": False, "per_device_eval_batch_size": 2}
+    test = [{"ids": [3] * length} for length in (3, 7, 5, 4, 6)]
+    recipe = tiny_recipe.override(plugins=["tiny", "measures", "seen"], train=train)
+    made = run(recipe, "first", data={**SPLITS, "test": test})
+    order = [1, 4, 2, 3, 0] if strategy == "group_by_length" else [0, 1, 2, 3, 4]
+    assert [made.summary["after"][f"place_{row}"] for row in order] == [0, 1, 2, 3, 4]
+
+
 ASKS = """
     from toolkit import hookimpl
 

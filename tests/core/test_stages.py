@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from toolkit import Stage, cache, notices
-from toolkit.stages import reusable, reused, stage_key, varying
+from toolkit.stages import FrozenStage, reusable, reused, stage_key, varying
 
 torch.set_num_threads(1)
 
@@ -337,3 +340,127 @@ def test_bfloat16(tmp_path: Path) -> None:
         one, two = (stage.module(ROWS.bfloat16()).last_hidden_state for _ in range(2))
     assert one.dtype == torch.bfloat16
     assert torch.equal(one, two)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from toolkit.cache import StageStore
+store = StageStore(Path(sys.argv[1]), sys.argv[2], {}, 1e9)
+store.open()
+with store.claimed(sys.argv[3:]) as mine:
+    print(len(mine), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def held(one: FrozenStage, root: Path, keys: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which has claimed some rows."""
+    command = [sys.executable, "-c", HOLDS, str(root), one.store.folder.name, *keys]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == f"{len(keys)}\n"
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+def test_rows_that_another_process_computes_are_waited_for(stage: Stage, tmp_path: Path) -> None:
+    expected = frozen(Encoder())(ROWS).last_hidden_state
+    keys = _call(ROWS).keys()
+    with attached(stage, tmp_path) as (one,), held(one, tmp_path, keys[:2]) as other:
+
+        def done() -> None:
+            for place in range(2):
+                one.store.write(keys[place], {"last_hidden_state": expected[place]})
+            other.kill()
+
+        waited = threading.Timer(0.5, done)
+        waited.start()
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+        waited.join()
+        assert stage.module.rows == [4]  # all but the two
+        assert (one.read, one.computed, one.store.rows) == (0, 4, 6)
+
+
+def test_rows_of_a_process_that_dies_are_computed(stage: Stage, tmp_path: Path) -> None:
+    expected = frozen(Encoder())(ROWS).last_hidden_state
+    with attached(stage, tmp_path) as (one,), held(one, tmp_path, _call(ROWS).keys()) as other:
+        threading.Timer(0.3, other.kill).start()
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+        assert (stage.module.rows, one.store.rows) == ([6], 6)
+
+
+def test_nobody_is_waited_for_without_end(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_PATIENCE_SECONDS", 0.1)
+    expected = frozen(Encoder())(ROWS).last_hidden_state
+    with attached(stage, tmp_path) as (one,), held(one, tmp_path, _call(ROWS).keys()):
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+        assert stage.module.rows == [6]
+
+
+def test_what_another_process_has_kept_meanwhile_is_read(stage: Stage, tmp_path: Path) -> None:
+    """Between the look for a row and the claim on it."""
+    with attached(stage, tmp_path) as (one,):
+        expected = stage.module(ROWS).last_hidden_state
+        found: list[Any] = [None] * 6
+        assert one._find_others(_call(ROWS), _call(ROWS).keys(), found)
+        assert stage.module.rows == [6]
+        assert torch.equal(torch.stack([row["last_hidden_state"] for row in found]), expected)
+
+
+BOTH = """
+import sys
+from pathlib import Path
+import torch
+from tests.core.test_stages import Encoder, ROWS, attached, frozen
+from toolkit import Stage
+torch.set_num_threads(1)
+expected = frozen(Encoder())(ROWS).last_hidden_state
+stage = Stage("encoder", frozen(Encoder()))
+rows = torch.cat([ROWS * scale for scale in range(1, 41)])
+with attached(stage, Path(sys.argv[1])) as (one,):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for start in range(0, len(rows), 6):
+        found = stage.module(rows[start : start + 6]).last_hidden_state
+        assert torch.equal(found, one.compute(rows[start : start + 6]).last_hidden_state)
+    print(one.computed, one.store.rows, flush=True)
+"""
+
+
+def test_two_processes_do_not_compute_the_same(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    with contextlib.ExitStack() as stack:
+        others = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", BOTH, str(tmp_path)], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, text=True, env=environment)
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        for other in others:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "ready\n"
+        said = [other.communicate("\n")[0].split() for other in others]
+    assert sum(int(kept) for _, kept in said) == 240
+    assert (
+        240 <= sum(int(computed) for computed, _ in said) <= 242
+    )  # each sees one row to know what they look like
+
+
+def test_what_is_read_is_mapped_and_not_copied(stage: Stage, tmp_path: Path) -> None:
+    with attached(stage, tmp_path) as (one,):
+        stage.module(ROWS)
+        key = _call(ROWS).keys()[0]
+        row = one.store.read(key)
+        assert str(one.store._place(key)) in Path("/proc/self/maps").read_text()
+        del row
+        assert str(one.store._place(key)) not in Path("/proc/self/maps").read_text()

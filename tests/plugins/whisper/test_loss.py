@@ -84,6 +84,20 @@ def test_padding_and_company_change_nothing(english: Any, rows: list[Row], batch
     assert torch.equal(collate([rows[0]])["input_features"][0], batch["input_features"][0])
 
 
+def test_in_training_there_are_logits_at_labels_alone(english: Any, batch: Batch) -> None:
+    model = english[0]
+    expected = summed_cross_entropy(model, batch)
+    assert expected.outputs.logits.shape[:2] == (3, 11)
+    made: list[torch.Size] = []
+    model.proj_out.register_forward_hook(lambda module, inputs, output: made.append(output.shape))
+    loss = summed_cross_entropy(model.train(), batch)
+    assert made == [(20, model.config.vocab_size)]
+    assert loss.outputs is None
+    assert loss.count == expected.count
+    assert loss.total.item() == pytest.approx(expected.total.item(), rel=1e-6)
+    assert model(input_features=batch["input_features"], labels=batch["labels"]).logits.shape[:2] == (3, 11)
+
+
 def test_the_collator_works_in_another_process(english: Any, rows: list[Row], batch: Batch) -> None:
     collate = pickle.loads(pickle.dumps(Collator(english[1], WhisperSettings())))
     assert torch.equal(collate(rows)["input_features"], batch["input_features"])
@@ -125,7 +139,7 @@ def process_group() -> Iterator[None]:
 
 @pytest.mark.usefixtures("process_group")
 def test_the_loss_goes_through_a_distributed_wrapper(english: Any, batch: Batch) -> None:
-    wrapped = torch.nn.parallel.DistributedDataParallel(english[0], find_unused_parameters=True)
+    wrapped = torch.nn.parallel.DistributedDataParallel(english[0].train(), find_unused_parameters=True)
     total = summed_cross_entropy(wrapped, batch).total
     assert total.item() == pytest.approx(summed_cross_entropy(english[0], batch).total.item())
     total.backward()

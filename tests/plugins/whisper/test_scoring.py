@@ -120,10 +120,10 @@ def test_texts_end_where_the_settings_or_the_decoder_do(
     model.generation_config.suppress_tokens = [processor.tokenizer.eos_token_id]
     model.generation_config.max_new_tokens = 3
     lengths: list[int] = []
-    model.proj_out.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    model.proj_out.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[-2]))
     Evaluate(processor, WhisperSettings(max_new_tokens=asked))(model, batch)
     loss, prompt, *steps = lengths
-    assert (loss, prompt) == (batch["labels"].shape[1], 2)
+    assert (loss, prompt) == (batch["num_targets"], 2)
     assert steps == [1] * (made - 1)  # with a cache, one position a token
 
 

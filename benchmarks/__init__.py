@@ -1,0 +1,9 @@
+"""Ours and the peers', measured side by side: `python -m benchmarks`."""
+
+MODULES = (
+    "benchmarks.overhead",
+    "benchmarks.growth",
+    "benchmarks.features",
+    "benchmarks.audio",
+)
+"""Where the workloads are, in the order of the table."""
