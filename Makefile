@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test check samples clean
+.PHONY: install demo test check bench samples clean
 
 install: $(INSTALLED)
 
@@ -24,6 +24,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
 
 samples: $(INSTALLED)
 	$(BIN)/python scripts/make_samples.py

@@ -1,0 +1,7 @@
+"""Ours and the peers', measured side by side: `python -m benchmarks`."""
+
+MODULES = (
+    "benchmarks.overhead",
+    "benchmarks.growth",
+)
+"""Where the workloads are, in the order of the table."""
