@@ -3,5 +3,6 @@
 MODULES = (
     "benchmarks.overhead",
     "benchmarks.growth",
+    "benchmarks.text",
 )
 """Where the workloads are, in the order of the table."""
