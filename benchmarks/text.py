@@ -22,6 +22,7 @@ SEED_ROWS = {"small": 16, "full": 12}
 HELD_OUT = 16
 PADDED_TO = 512
 PACKED_TO = 512
+MOST_CHARACTERS = 1500
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 IGNORED = -100
 
@@ -29,13 +30,31 @@ Tokens = dict[str, list[int]]
 
 
 def chats(setting: Setting, split: str, count: int) -> list[dict[str, Any]]:
-    """So many rows, spread over the split; the longest is among them."""
-    path = Path(setting.data("chats"), f"{split}.jsonl")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    longest = max(rows, key=lambda row: sum(len(turn["content"]) for turn in row["messages"]))
+    """So many rows of one question and its answer, spread over the split; the longest is among them."""
+    rows = [row for row in _read(setting.data("chats"), split) if _is_pair(row)]
+    longest = max(rows, key=_characters)
     others = [row for row in rows if row is not longest]
     spread = [others[place * len(others) // (count - 1)] for place in range(count - 1)]
     return [*spread[: count // 2], longest, *spread[count // 2 :]]
+
+
+def _read(name: str, split: str) -> list[dict[str, Any]]:
+    path = Path(name, f"{split}.jsonl")
+    if path.exists():
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    from datasets import load_dataset
+
+    return list(load_dataset(name, split=split))
+
+
+def _is_pair(row: dict[str, Any]) -> bool:
+    """Short enough for no side to cut it off."""
+    roles = [turn["role"] for turn in row["messages"]]
+    return roles == ["user", "assistant"] and _characters(row) <= MOST_CHARACTERS
+
+
+def _characters(row: dict[str, Any]) -> int:
+    return sum(len(turn["content"]) for turn in row["messages"])
 
 
 def encoded(tokenizer: Any, row: dict[str, Any]) -> Tokens:
