@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks.frame import Measured, Setting, Side, Target, Workload, measuring
 
 BATCH = 8
-ROWS = {"small": 32, "full": 40}
+ROWS = {"small": 32, "full": 24}
 SEED_BATCH = 4
-SEED_ROWS = {"small": 16, "full": 12}
+SEED_ROWS = {"small": 16, "full": 8}
 HELD_OUT = 16
 PADDED_TO = 512
 PACKED_TO = 512
