@@ -2,8 +2,8 @@
 
 All sides begin with the same weights, go once over the same rows in the same order, and learn the same tokens of them:
 those of the answers, each with its end. Tokens are counted without padding. Packed by TRL, a step is one sequence that
-holds about as many rows as a batch of the others. Seconds are those of the training alone; CPU seconds and memory are also
-of what is made before it and saved behind it.
+holds about as many rows as a batch of the others. Seconds are those of the training alone; CPU seconds and memory are
+also of what is made before it and saved behind it.
 """
 
 from __future__ import annotations
