@@ -9,6 +9,7 @@ also of what is made before it and saved behind it.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,12 +33,11 @@ Tokens = dict[str, list[int]]
 
 
 def chats(setting: Setting, split: str, count: int) -> list[dict[str, Any]]:
-    """So many rows of one question and its answer, spread over the split; the longest is among them."""
-    rows = [row for row in _read(setting.data("chats"), split) if _is_pair(row)]
-    longest = max(rows, key=_characters)
-    others = [row for row in rows if row is not longest]
-    spread = [others[place * len(others) // (count - 1)] for place in range(count - 1)]
-    return [*spread[: count // 2], longest, *spread[count // 2 :]]
+    """So many rows of one question and its answer, spread over the split by length, so that they are like all of it."""
+    rows = sorted((row for row in _read(setting.data("chats"), split) if _is_pair(row)), key=_characters)
+    spread = [rows[(2 * place + 1) * len(rows) // (2 * count)] for place in range(count)]
+    random.Random(setting.seed).shuffle(spread)
+    return spread
 
 
 def _read(name: str, split: str) -> list[dict[str, Any]]:
