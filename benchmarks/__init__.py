@@ -5,5 +5,6 @@ MODULES = (
     "benchmarks.growth",
     "benchmarks.features",
     "benchmarks.audio",
+    "benchmarks.text",
 )
 """Where the workloads are, in the order of the table."""

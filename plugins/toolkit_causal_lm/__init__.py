@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit import Batch, Column, Loss, Metric, Recipe, Row, Scored, hookimpl
 from toolkit_causal_lm.settings import CausalLMSettings as CausalLMSettings
-from toolkit_causal_lm.settings import faults
+from toolkit_causal_lm.settings import faults, settings_for
 
 
 @hookimpl
@@ -39,14 +39,14 @@ def toolkit_columns() -> Sequence[Column]:
 def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]]:
     from toolkit_causal_lm.model import load
 
-    return lambda: load(recipe.model, recipe.settings(CausalLMSettings))
+    return lambda: load(recipe.model, settings_for(recipe))
 
 
 @hookimpl
 def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
     from toolkit_causal_lm.model import fit_given
 
-    fit_given(model, processor, recipe.settings(CausalLMSettings))
+    fit_given(model, processor, settings_for(recipe))
 
 
 @hookimpl
@@ -81,7 +81,7 @@ def toolkit_show(processor: Any) -> Callable[[Row], str]:
 def toolkit_collator(recipe: Recipe, processor: Any) -> Callable[[list[Row]], Batch]:
     from toolkit_causal_lm.collate import Collator
 
-    return Collator(processor, recipe.settings(CausalLMSettings))
+    return Collator(processor, settings_for(recipe))
 
 
 @hookimpl

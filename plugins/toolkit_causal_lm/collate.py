@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from toolkit import Batch, Row
 from toolkit_causal_lm.encode import IGNORED, Encode, Piece
-from toolkit_causal_lm.packing import packed
+from toolkit_causal_lm.packing import evened
 from toolkit_causal_lm.settings import CausalLMSettings
 
 
@@ -20,7 +20,10 @@ class Collator:
 
     def __init__(self, tokenizer: Any, settings: CausalLMSettings) -> None:
         self.padding: int = tokenizer.pad_token_id
-        self.room = Encode(tokenizer, settings).max_length if settings.packing else None
+        packs = (
+            getattr(tokenizer, "rows_may_be_packed", False) if settings.packing is None else settings.packing
+        )
+        self.room = Encode(tokenizer, settings).max_length if packs else None
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Pad or pack.
@@ -51,7 +54,7 @@ class Collator:
     def _packed(self, pieces: Sequence[Piece]) -> dict[str, Tensor]:
         """No mask: with one, attention would no longer go by the positions, and reach from row to row."""
         assert self.room is not None
-        places = packed([len(piece.ids) for piece in pieces], self.room)
+        places = evened([len(piece.ids) for piece in pieces], self.room)
         sequences = [[pieces[place] for place in one] for one in places]
         width = max(sum(len(piece.ids) for piece in one) for one in sequences)
         positions = []

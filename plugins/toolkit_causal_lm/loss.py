@@ -2,35 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
+import torch
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from toolkit import Batch, Loss
+from toolkit_causal_lm.attention import segments
 from toolkit_causal_lm.encode import IGNORED
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 def summed_cross_entropy(model: Any, batch: Batch) -> Loss:
-    """Cross-entropy in nats, summed over the tokens that count, of all rows."""
-    outputs = forward(model, batch)
-    logits, targets = foretold(outputs, batch)
+    """Cross-entropy in nats, summed over the tokens that count, of all rows.
+
+    Its outputs are the model's: `logits` (sequences, tokens, vocabulary), in training (1, targets, vocabulary), for
+    only what has a gradient is computed there.
+    """
+    if torch.is_grad_enabled():
+        outputs, logits, targets = foretold(model, batch)
+    else:
+        outputs = _forward(model, batch)
+        logits, targets = _chosen(outputs.logits, batch)
     return Loss(cross_entropy(logits, targets, reduction="sum"), count=batch["num_targets"], outputs=outputs)
 
 
-def forward(model: Any, batch: Batch) -> Any:
-    """The model's outputs, `logits` (sequences, tokens, vocabulary)."""
-    return model(**{name: batch[name] for name in _INPUTS if name in batch}, use_cache=False)
+def foretold(model: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
+    """The model's outputs, logits (targets, vocabulary), float32 or wider, and targets (targets,).
 
-
-def foretold(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (targets, vocabulary), float32 or wider, and targets (targets,): each token by the one before it.
-
-    The model's may begin with those of an adapter's virtual tokens.
+    Each token is foretold by the one before it. The vocabulary's logits are computed of no others, where the model
+    lets them be chosen.
     """
+    head = _head(model)
+    if head is None:
+        outputs = _forward(model, batch)
+        return outputs, *_chosen(outputs.logits, batch)
+    with _given_only_targets(head, batch):
+        outputs = _forward(model, batch)
     targets = batch["labels"][:, 1:]
-    counts = targets != IGNORED
-    logits = outputs.logits[:, -targets.shape[1] - 1 : -1][counts]
-    return logits.float() if logits.itemsize < 4 else logits, targets[counts]
+    return outputs, _wide(outputs.logits[0]), targets[targets != IGNORED]
+
+
+def _forward(model: Any, batch: Batch) -> Any:
+    inputs = {name: batch[name] for name in _INPUTS if name in batch}
+    return model(**inputs, **segments(_inner(model), batch), use_cache=False)
+
+
+def _chosen(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    targets = batch["labels"][:, 1:]
+    return _wide(_before(values, targets)), targets[targets != IGNORED]
+
+
+def _before(values: Tensor, targets: Tensor) -> Tensor:
+    """Those of the values (sequences, tokens, size) that stand before a target; an adapter's virtual tokens lead."""
+    return values[:, -targets.shape[1] - 1 : -1][targets != IGNORED]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.itemsize < 4 else logits
+
+
+def _inner(model: Any) -> Any:
+    """transformers' model within all that is wrapped around it."""
+    unwrapped = extract_model_from_parallel(model)
+    return unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
+
+
+def _head(model: Any) -> Any:
+    """What makes logits of hidden states, of a model that makes them place by place.
+
+    Such a model can be told which to keep. A compiled one does not see what is hung on its parts later.
+    """
+    inner = _inner(model)
+    if is_compiled_module(model) or "logits_to_keep" not in inspect.signature(inner.forward).parameters:
+        return None
+    return inner.get_output_embeddings()
+
+
+@contextlib.contextmanager
+def _given_only_targets(head: Any, batch: Batch) -> Iterator[None]:
+    """Meanwhile the head sees hidden states (1, targets, size) in place of (sequences, tokens, size)."""
+    targets = batch["labels"][:, 1:]
+    hook = head.register_forward_pre_hook(lambda _, given: (_before(given[0], targets)[None], *given[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()

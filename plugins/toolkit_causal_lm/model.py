@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from toolkit import ModelError, RecipeError, load_model, load_processor
 from toolkit_causal_lm.encode import complete
 from toolkit_causal_lm.generate import ends
-from toolkit_causal_lm.packing import check_keeps_apart
+from toolkit_causal_lm.packing import check_keeps_apart, keeps_apart
 from toolkit_causal_lm.settings import CausalLMSettings
 
 
@@ -50,6 +50,7 @@ def fit(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
     set_ends(model, tokenizer)
     if settings.packing:
         check_keeps_apart(model)
+    tokenizer.rows_may_be_packed = settings.packing is None and keeps_apart(model)
 
 
 def check_fit(model: Any, tokenizer: Any) -> None:

@@ -32,6 +32,35 @@ def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
     return sequences
 
 
+def evened(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """As `packed`, in no more sequences, but these as short as they can be.
+
+        >>> packed([8, 2, 2, 2], room=12), evened([8, 2, 2, 2], room=12)
+        ([[0, 1, 2], [3]], [[0], [1, 2, 3]])
+
+    Sequences of a batch are as wide as the widest, so what one has more than the others is padding in them.
+    """
+    best = packed(lengths, room)
+    least = max(*lengths, -(-sum(lengths) // len(best)))
+    while least < room:
+        middle = (least + room) // 2
+        found = packed(lengths, middle)
+        if len(found) <= len(best):
+            best, room = found, middle
+        else:
+            least = middle + 1
+    return best
+
+
+def keeps_apart(model: Any) -> bool:
+    """Whether rows of the model can be packed."""
+    try:
+        check_keeps_apart(model)
+    except ModelError:
+        return False
+    return True
+
+
 @torch.no_grad()
 def check_keeps_apart(model: Any) -> None:
     """See that a row's logits are the same behind another row as alone, by trying it with a few tokens.
@@ -43,14 +72,14 @@ def check_keeps_apart(model: Any) -> None:
         ModelError: they are not, or it takes no positions.
     """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.get_text_config().vocab_size, (1, 12), generator=generator).to(
+    ids = torch.randint(model.config.get_text_config().vocab_size, (2, 12), generator=generator).to(
         model.device
     )
-    positions = torch.tensor([[*range(7), *range(5)]], device=model.device)
+    positions = torch.tensor([[*range(7), *range(5)], [*range(12)]], device=model.device)
     trains = model.training
     model.eval()
     try:
-        alone = model(input_ids=ids[:, 7:], use_cache=False).logits[0]  # (5, vocabulary)
+        alone = model(input_ids=ids[:1, 7:], use_cache=False).logits[0]  # (5, vocabulary)
         behind = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 7:]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"causal-lm.packing: {_name(model)} cannot be packed: {error}", _HINT) from error
@@ -72,4 +101,4 @@ def _name(model: Any) -> str:
     return type(inner).__name__
 
 
-_HINT = "leave causal-lm.packing out; train.train_sampling_strategy: group_by_length saves padding too"
+_HINT = "set causal-lm.packing to false; train.train_sampling_strategy: group_by_length saves padding too"

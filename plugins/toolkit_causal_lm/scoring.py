@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from toolkit import Batch, Loss, Scored
 from toolkit_causal_lm.generate import generate
-from toolkit_causal_lm.loss import foretold, forward
+from toolkit_causal_lm.loss import foretold
 from toolkit_causal_lm.settings import CausalLMSettings
 
 SHOWN = 3
@@ -26,10 +26,10 @@ class Evaluate:
         self.every_row, self.answered = every_row, 0
 
     def __call__(self, model: Any, batch: Batch) -> Scored:
-        logits, targets = foretold(forward(model, batch), batch)
+        outputs, logits, targets = foretold(model, batch)
         loss = Loss(cross_entropy(logits, targets, reduction="sum"), count=batch["num_targets"])
         right = int((logits.argmax(dim=-1) == targets).sum())
-        del logits
+        del outputs, logits
         wanted = len(batch["asked"]) if self.every_row else SHOWN - self.answered
         asked, references = batch["asked"][:wanted], batch["references"][:wanted]
         self.answered += len(asked)

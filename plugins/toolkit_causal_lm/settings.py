@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from toolkit import RecipeError
+from toolkit import Recipe, RecipeError
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class CausalLMSettings:
         too_long: what becomes of a longer row: `truncate` it after so many tokens, `split` it into several sequences
             that each begin with the last token of the one before, or `drop` it as one that cannot be used.
         packing: lay the rows of a batch behind one another in sequences of up to `max_length`, so that little is
-            padding. Nothing is changed by it but the time a step takes.
+            padding. Nothing is changed by it but the time and memory a step takes. By default it is done where the
+            model keeps such rows apart.
         exact_match: generate an answer to each row that is measured, and count those that are right.
         max_new_tokens: most tokens of a generated text.
         num_beams: texts that are followed up at once as one is generated.
@@ -33,11 +34,18 @@ class CausalLMSettings:
     as_chat: bool = False
     max_length: int | None = None
     too_long: Literal["truncate", "split", "drop"] = "truncate"
-    packing: bool = False
+    packing: bool | None = None
     exact_match: bool = False
     max_new_tokens: int = 128
     num_beams: int = 1
     temperature: float = 0.0
+
+
+def settings_for(recipe: Recipe) -> CausalLMSettings:
+    """The recipe's, with rows not packed where its adapter forbids it and nothing is said of it."""
+    settings = recipe.settings(CausalLMSettings)
+    virtual = (recipe.adapter or {}).get("kind") in _VIRTUAL_TOKENS
+    return replace(settings, packing=False) if virtual and settings.packing is None else settings
 
 
 _VIRTUAL_TOKENS = ("prompt", "prompt_tuning", "p_tuning", "prefix", "prefix_tuning", "cartridge")

@@ -26,7 +26,6 @@ recipe = Recipe(
         "per_device_eval_batch_size": 8,
         "warmup_steps": 0.1,
         "lr_scheduler_type": "cosine",
-        "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "save_total_limit": 2,

@@ -146,14 +146,15 @@ def test_accumulation_changes_nothing(in_tmp: Path, packing: str, order: str) ->
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("packing", ["false", "true"])
-def test_resumed_is_as_never_stopped(in_tmp: Path, packing: str) -> None:
-    """Stopped after step 8 of 12, in the middle of the second epoch, with dropout on and rows grouped by length."""
+@pytest.mark.parametrize(("packing", "order"), [("false", "group_by_length"), ("null", "random")])
+def test_resumed_is_as_never_stopped(in_tmp: Path, packing: str, order: str) -> None:
+    """Stopped after step 8 of 12, in the middle of the second epoch, with dropout on."""
     common = settings(
         "train.max_steps=12", "train.logging_steps=1", "train.save_strategy=steps", "train.save_steps=4"
     )
     common += settings("data.limit=40", "train.save_total_limit=null", "train.eval_strategy=no")
     common += settings(f"causal-lm.packing={packing}", "causal-lm.max_new_tokens=4")
+    common += settings(f"train.train_sampling_strategy={order}")
     run(*common, "--output-dir", "whole")
     run(*common, "--output-dir", "stopped")
     for gone in ("checkpoints/checkpoint-12", "model"):
