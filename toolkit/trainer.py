@@ -70,7 +70,7 @@ class Trainer(CompatibleTrainer):
         self._plugins, self._quarantine = plugins, quarantine
         self._on_work, self._interrupted = on_work, interrupted
         self._train_order: EpochSampler | None = None
-        self._known_lengths: list[float] | None = None
+        self._known_lengths: Sequence[float] | None = None
         self._streaming = False
         self._most_samples = SAMPLES
         self._step: Any = None
