@@ -88,9 +88,9 @@ class Measured:
     """How much was done, by unit."""
     quality: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float | None = None
-    """Of this process, all threads."""
+    """Of this process, all threads, and of those that it waited for."""
     peak_mb: float | None = None
-    """Highest resident memory while it was measured, in MiB."""
+    """Highest resident memory while it was measured, in MiB, of this process or of the largest that it waited for."""
     before_mb: float | None = None
     """Resident memory when the measured part began, in MiB."""
 
@@ -176,12 +176,12 @@ class Meter:
     def __init__(self) -> None:
         _forget_peak()
         self.before_mb = resident_mb()
-        self._start = time.perf_counter(), time.process_time()
+        self._start = time.perf_counter(), _cpu_seconds()
 
     def stop(self) -> None:
         self.seconds = time.perf_counter() - self._start[0]
-        self.cpu_seconds = time.process_time() - self._start[1]
-        self.peak_mb = peak_mb()
+        self.cpu_seconds = _cpu_seconds() - self._start[1]
+        self.peak_mb = max(peak_mb(), _peak_of_children_mb())
 
     def measured(self, work: Mapping[str, float], quality: Mapping[str, float] | None = None) -> Measured:
         return Measured(self.seconds, work, quality or {}, self.cpu_seconds, self.peak_mb, self.before_mb)
@@ -202,8 +202,21 @@ def resident_mb() -> float:
 
 def peak_mb() -> float:
     """Highest resident memory of this process, on Linux since the measured part began, in MiB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _status("VmHWM") or most * (1 if sys.platform == "darwin" else 1024) / MIB
+    return _status("VmHWM") or _mebibytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _peak_of_children_mb() -> float:
+    """Of the largest process that was waited for since this one began, in MiB."""
+    return _mebibytes(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
+def _cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _mebibytes(maxrss: int) -> float:
+    return maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
 def _status(key: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,9 +64,9 @@ class PreparedRows(Dataset[Fetched]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def lengths(self, measure: Callable[[Row], float]) -> list[float]:
+    def lengths(self, measure: Callable[[Row], float]) -> array[float]:
         """The length of each raw row; 0 where it cannot be told."""
-        return [self._length(place, measure) for place in range(len(self))]
+        return array("d", (self._length(place, measure) for place in range(len(self))))
 
     def _length(self, place: int, measure: Callable[[Row], float]) -> float:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -26,15 +27,14 @@ class EpochSampler(Sampler[Key]):
         return self.size
 
     def __iter__(self) -> Iterator[Key]:
-        order = self._order(self._generator()) if self.shuffle else list(range(self.size))
-        return iter([(self.epoch, place) for place in order])
+        epoch, order = self.epoch, self._order(self._generator()) if self.shuffle else range(self.size)
+        return ((epoch, place) for place in order)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
-    def _order(self, generator: torch.Generator) -> list[int]:
-        order: list[int] = torch.randperm(self.size, generator=generator).tolist()
-        return order
+    def _order(self, generator: torch.Generator) -> Sequence[int]:
+        return array("q", torch.randperm(self.size, generator=generator).numpy().tobytes())
 
 
 class LengthSampler(EpochSampler):
@@ -48,19 +48,20 @@ class LengthSampler(EpochSampler):
         super().__init__(len(lengths), seed)
         self.lengths, self.batch_size = lengths, batch_size
 
-    def _order(self, generator: torch.Generator) -> list[int]:
-        order = super()._order(generator)
+    def _order(self, generator: torch.Generator) -> Sequence[int]:
+        order = array("q", super()._order(generator))
         longest = max(order, key=self.lengths.__getitem__)
         order.remove(longest)
-        first, *others = self._batches([longest, *order])
+        order.insert(0, longest)
+        first, *others = self._batches(order)
         whole = [batch for batch in others if len(batch) == self.batch_size]
         shuffled = [whole[place] for place in torch.randperm(len(whole), generator=generator)]
         rest = [batch for batch in others if len(batch) < self.batch_size]
-        return [place for batch in (first, *shuffled, *rest) for place in batch]
+        return array("q", (place for batch in (first, *shuffled, *rest) for place in batch))
 
-    def _batches(self, order: Sequence[int]) -> list[list[int]]:
+    def _batches(self, order: array[int]) -> list[array[int]]:
         """Batches of neighbours in length, out of one group of rows after the other."""
         size, group = self.batch_size, self.batch_size * BATCHES_SORTED
         groups = [order[start : start + group] for start in range(0, len(order), group)]
-        by_length = [sorted(rows, key=self.lengths.__getitem__, reverse=True) for rows in groups]
+        by_length = [array("q", sorted(rows, key=self.lengths.__getitem__, reverse=True)) for rows in groups]
         return [rows[start : start + size] for rows in by_length for start in range(0, len(rows), size)]

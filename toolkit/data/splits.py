@@ -9,7 +9,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
-from typing import overload
+from math import isfinite
+from typing import Any, overload
 
 from toolkit.errors import DataError, RecipeError
 from toolkit.types import Row
@@ -134,7 +135,11 @@ def with_validation(
         return dict(splits)
     wanted = int((Decimal(str(fraction)) * len(train)).to_integral_value(ROUND_HALF_UP))
     count = min(max(wanted, 1), len(train) - 1)
-    aside = _chosen(_groups(train, together), count, random.Random(f"validation {seed}"))
+    generator = random.Random(f"validation {seed}")
+    if together:
+        aside = _chosen(_groups(train, together), count, generator)
+    else:
+        aside = set(generator.sample(range(len(train)), count))
     if not aside:
         return dict(splits)
     parts = {"train": array("Q"), "validation": array("Q")}
@@ -143,40 +148,54 @@ def with_validation(
     return {**splits, **{name: replace(train, ids=ids) for name, ids in parts.items()}}
 
 
-def _chosen(groups: Sequence[Sequence[int]], count: int, generator: random.Random) -> set[int]:
-    """Whole groups of rows, drawn until there are `count` rows or one group is left."""
-    if all(len(group) == 1 for group in groups):
-        return {groups[place][0] for place in generator.sample(range(len(groups)), count)}
-    chosen: set[int] = set()
-    for place in generator.sample(range(len(groups)), len(groups))[:-1]:
-        if len(chosen) >= count:
-            break
-        chosen.update(groups[place])
-    return chosen
+def _chosen(groups: Any, count: int, generator: random.Random) -> set[int]:
+    """The places of whole groups, drawn until there are `count` rows or one group is left.
+
+    Args:
+        groups: (rows,), the number of each row's group.
+    """
+    import numpy as np
+
+    sizes = np.bincount(groups)
+    if len(sizes) == len(groups):
+        return set(generator.sample(range(len(groups)), count))
+    drawn = np.array(generator.sample(range(len(sizes)), len(sizes))[:-1], dtype=np.int64)
+    enough = int(np.searchsorted(np.cumsum(sizes[drawn]), count)) + 1
+    return set(np.flatnonzero(np.isin(groups, drawn[:enough])).tolist())
 
 
-def _groups(rows: Rows, together: Sequence[str]) -> list[list[int]]:
-    """The places of rows that have the same values, in the order of their first."""
-    if not together:
-        return [[place] for place in range(len(rows))]
-    groups: dict[object, list[int]] = {}
-    for place in range(len(rows)):
-        groups.setdefault(_values(rows, place, together), []).append(place)
-    return list(groups.values())
+def _groups(rows: Rows, together: Sequence[str]) -> Any:
+    """(rows,), the same number for rows that have the same values, by the order of their first.
+
+    Of each row only 8 bytes are kept, a hash of its values.
+    """
+    import numpy as np
+
+    keys = array("Q", (_key(rows, place, together) for place in range(len(rows))))
+    _, firsts, groups = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(firsts))[groups]
 
 
-def _values(rows: Rows, place: int, columns: Sequence[str]) -> object:
+def _key(rows: Rows, place: int, columns: Sequence[str]) -> int:
     """What rows are compared by; one that cannot be read is like no other."""
     try:
         row = rows[place]
     except DataError:
-        return place
-    return tuple(_comparable(row.get(column)) for column in columns)
+        values: object = place
+    else:
+        values = [_comparable(row.get(column), place) for column in columns]
+    return int.from_bytes(
+        hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
-def _comparable(value: object) -> object:
+def _comparable(value: object, place: int) -> object:
     """A value as a key: of a mapping that holds bytes a hash of them; an object in memory is like no other."""
     if isinstance(value, Mapping):
         data = value.get("bytes")
         return hashlib.blake2b(data).digest() if isinstance(data, bytes) else str(value.get("path"))
-    return value if isinstance(value, str | int | float) else object()
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int | float) and isfinite(value):
+        return value.as_integer_ratio()  # 1 and 1.0 are the same
+    return ("object", place)
