@@ -48,7 +48,11 @@ def infonce(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor | Non
     scale, sums = log_scale.exp(), _Sums(images, texts, log_scale)
     right = scale * (images * texts).sum()
     total = (sums.of_images.sum() + sums.of_texts.sum()) / 2 - right
-    for_images, for_texts, for_scale = torch.zeros_like(images), torch.zeros_like(texts), torch.zeros_like(scale)
+    for_images, for_texts, for_scale = (
+        torch.zeros_like(images),
+        torch.zeros_like(texts),
+        torch.zeros_like(scale),
+    )
     for rows in blocks(len(images)):
         scores = scale * images[rows] @ texts.T  # (block, B)
         slopes = (scores - sums.of_images[rows, None]).exp_()

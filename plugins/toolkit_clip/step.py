@@ -6,8 +6,8 @@ slopes   = gradient of the loss by all features and the temperature             
 for each part again: the random state put back, features with gradients         towers that train
     backward(features x slopes)
 
-The last part is computed once: its activations are kept, as there is room for those of one part. The gradients are those
-of the whole batch at once, for the loss depends on a part only through its features.
+The last part is computed once: its activations are kept, as there is room for those of one part. The gradients are
+those of the whole batch at once, for the loss depends on a part only through its features.
 Source: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup (GradCache).
 """
 

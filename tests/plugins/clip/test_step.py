@@ -101,7 +101,7 @@ def test_of_several_captions_the_first_is_trained() -> None:
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("frozen", ["vision_model", "text_model"])
 def test_a_tower_in_which_nothing_trains_is_computed_once(frozen: str, size: int) -> None:
-    """Also where it drops at random, so that the other tower draws what it would have drawn; its forward is put back."""
+    """Also where it drops at random: the other tower draws what it would have drawn. Its forward is put back."""
     model = large.model()
     tower = getattr(model.get_base_model(), frozen)
     tower.requires_grad_(False)
