@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from toolkit.adapters import LoraConfig as LoraConfig
     from toolkit.adapters import adapt as adapt
     from toolkit.arguments import TrainingArguments as TrainingArguments
+    from toolkit.cache import RowCache as RowCache
     from toolkit.errors import CheckpointError as CheckpointError
     from toolkit.errors import DataError as DataError
     from toolkit.errors import ModelError as ModelError
@@ -37,6 +38,7 @@ _HOME = {
     "LoraConfig": "toolkit.adapters",
     "adapt": "toolkit.adapters",
     "TrainingArguments": "toolkit.arguments",
+    "RowCache": "toolkit.cache",
     "CheckpointError": "toolkit.errors",
     "DataError": "toolkit.errors",
     "ModelError": "toolkit.errors",

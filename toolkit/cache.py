@@ -1,20 +1,25 @@
-"""What is kept between runs: the outputs of frozen stages, on disk, each written whole or not at all."""
+"""What is kept between runs: outputs of frozen stages, and of rows, on disk, each written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.notices import say_once
+
+if TYPE_CHECKING:
+    from toolkit.recipe import Recipe
 
 STAGE = "stage.json"
 _IN_USE = "in-use-"
@@ -25,6 +30,8 @@ _CHECKSUM = "crc32"
 _HEADER = 160
 """Bytes in a file beside those of a tensor, about."""
 GB = 10**9
+_RECOUNT = 1 << 26
+"""Bytes that a store writes until it looks at what others have written meanwhile."""
 
 
 def cache_folder(wanted: str | None = None) -> Path:
@@ -94,7 +101,7 @@ class StageStore:
     def __init__(self, root: Path, key: str, facts: Mapping[str, Any], most_bytes: float) -> None:
         self.root, self.folder = root, root / "frozen" / key
         self.facts, self.most_bytes = facts, most_bytes
-        self.rows = self.bytes = self.others = 0
+        self.rows = self.bytes = self.others = self.uncounted = 0
         self.closed = False
 
     def open(self) -> None:
@@ -106,9 +113,12 @@ class StageStore:
         except OSError as error:
             self._give_up(error)
             return
+        self._count()
+
+    def _count(self) -> None:
         everything = kept(self.root)
         mine = next(one for one in everything if one.folder == self.folder)
-        self.rows, self.bytes = mine.rows, mine.bytes
+        self.rows, self.bytes, self.uncounted = mine.rows, mine.bytes, 0
         self.others = sum(one.bytes for one in everything) - mine.bytes
 
     def close(self) -> None:
@@ -187,7 +197,10 @@ class StageStore:
                 partial.unlink()
             self._give_up(error)
             return
-        self.rows, self.bytes = self.rows + 1, self.bytes + place.stat().st_size
+        size = place.stat().st_size
+        self.rows, self.bytes, self.uncounted = self.rows + 1, self.bytes + size, self.uncounted + size
+        if self.uncounted > _RECOUNT:
+            self._count()
 
     def _has_room(self, size: int) -> bool:
         """Make room, from what has been unused the longest; what this run keeps is not taken from it."""
@@ -232,3 +245,43 @@ def _checksum(tensors: Mapping[str, Any]) -> str:
         flat = tensors[name].contiguous().flatten().view(torch.uint8)
         value = zlib.crc32(flat.numpy(), value)
     return f"{value:08x}"
+
+
+class RowCache:
+    """What a plugin makes of rows before anything random is done to them, kept by their content, as the recipe says.
+
+    It may take half of what the cache may hold, so that there is room for what is dearer to compute. Each process that
+    uses it, such as a worker that loads data, opens it for itself.
+    """
+
+    def __init__(self, recipe: Recipe, name: str, **facts: Any) -> None:
+        """`facts`: JSON values, everything but the row that the result depends on: settings, versions."""
+        cache, key = (
+            recipe.cache,
+            hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest(),
+        )
+        described = {"stage": name, **facts}
+        self.enabled, self.opened = cache.enabled, 0
+        self.store = StageStore(cache_folder(cache.dir), key, described, cache.max_gb * GB / 2)
+
+    def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The tensors of one row.
+
+        Args:
+            key: a digest of the row's content.
+            compute: makes them where they are not there; what it raises is not kept.
+        """
+        if not self.enabled:
+            return compute()
+        if self.opened != os.getpid():
+            self._open()
+        tensors = self.store.read(key)
+        if tensors is None:
+            tensors = compute()
+            self.store.write(key, tensors)
+        return tensors
+
+    def _open(self) -> None:
+        self.opened = os.getpid()
+        self.store.open()
+        Finalize(self, self.store.close, exitpriority=0)

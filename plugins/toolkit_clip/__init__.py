@@ -70,10 +70,10 @@ def toolkit_inspect(processor: Any) -> Callable[[Row], Mapping[str, float | str]
 
 
 @hookimpl
-def toolkit_prepare(processor: Any) -> Callable[[Row], Row]:
+def toolkit_prepare(recipe: Recipe, processor: Any) -> Callable[[Row], Row]:
     from toolkit_clip.prepare import Prepare
 
-    return Prepare(processor)
+    return Prepare(recipe, processor)
 
 
 @hookimpl

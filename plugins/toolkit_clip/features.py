@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ class Features:
 
     images: Tensor
     texts: Tensor
+
+    @classmethod
+    def cat(cls, parts: Sequence[Features]) -> Features:
+        return cls(torch.cat([one.images for one in parts]), torch.cat([one.texts for one in parts]))
 
 
 def features(model: Any, batch: Batch) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 import warnings
@@ -73,6 +74,16 @@ def opened(source: Any) -> Iterator[Image.Image]:
         ) from None
     except Exception as error:  # of many kinds: decoders stumble in as many ways as files are broken
         raise DataError(f"{name} breaks off or is damaged ({_said(error)})", hint=_AGAIN) from None
+
+
+def content_of(source: Any) -> str | None:
+    """A digest of an image's file, or of its bytes; None for one in memory, or a file that cannot be read."""
+    data = source.get("bytes") or source.get("path") if isinstance(source, Mapping) else source
+    try:
+        data = Path(data).read_bytes() if isinstance(data, str | Path) else data
+    except OSError:
+        return None
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None
 
 
 def open_rgb(source: Any) -> Image.Image:

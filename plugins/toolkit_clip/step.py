@@ -2,12 +2,12 @@
 
 features = each part of the batch, without gradients, the random state kept     both towers
     gathered over ranks
-loss     = all features with one another                                        no tower
-slopes   = gradient of the loss by the features and the temperature
-for each part again: the random state put back, features with gradients
+slopes   = gradient of the loss by all features and the temperature             no tower
+for each part again: the random state put back, features with gradients         towers that train
     backward(features x slopes)
 
-The gradients are those of the whole batch at once, for the loss depends on a part only through its features.
+The last part is computed once: its activations are kept, as there is room for those of one part. The gradients are
+those of the whole batch at once, for the loss depends on a part only through its features.
 Source: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup (GradCache).
 """
 
@@ -23,8 +23,10 @@ from torch import Tensor, distributed
 
 from toolkit import Batch, Loss
 from toolkit_clip.features import Features, features, unwrapped
-from toolkit_clip.loss import LOSSES, Contrast, first_captions, loss_name, temperature
+from toolkit_clip.loss import first_captions, loss_name, temperature
+from toolkit_clip.recall import Randomness, Recall
 from toolkit_clip.settings import ClipSettings
+from toolkit_clip.slopes import GRADIENTS, Gradient
 
 
 class Step:
@@ -42,16 +44,14 @@ class Step:
             This rank's share of the summed loss of all ranks.
         """
         clip = unwrapped(model)
-        contrast = LOSSES[loss_name(clip, self.settings)]
+        gradient = GRADIENTS[loss_name(clip, self.settings)]
         parts = list(parts_of(batch, self.settings.micro_batch_size))
         if len(parts) == 1:
             made = features(model, parts[0])
-            slopes = Slopes.of(contrast, made, *temperature(clip))
+            slopes = Slopes.of(gradient, made, *temperature(clip))
             backward(slopes.at(made) + slopes.at_temperature(*temperature(clip)))
         else:
-            before, made = _first_pass(model, parts)
-            slopes = Slopes.of(contrast, made, *temperature(clip))
-            _second_pass(model, parts, before, slopes, backward)
+            slopes = _in_two_passes(model, parts, gradient, backward)
         report = {"logit_scale": float(clip.logit_scale.detach().exp())}
         return Loss(slopes.share, batch["num_targets"], report=report)
 
@@ -69,51 +69,41 @@ def parts_of(batch: Batch, size: int | None) -> Iterator[Batch]:
 # ---- the two passes -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Randomness:
-    """What dropout will draw from, on the CPU and on the model's device."""
-
-    device: torch.device
-    cpu: Tensor
-    own: Tensor | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> Randomness:
-        own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-        return cls(device, torch.get_rng_state(), own)
-
-    def put_back(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.own is not None:
-            torch.get_device_module(self.device).set_rng_state(self.own, self.device)
+def _in_two_passes(
+    model: Any, parts: list[Batch], gradient: Gradient, backward: Callable[[Tensor], None]
+) -> Slopes:
+    """Gradients part by part; the one that is computed last, in which ranks add up theirs, brings the temperature's."""
+    clip, rows = unwrapped(model), len(parts[0]["pixels"])
+    with Recall().attached(clip) as recall:
+        before, made = _without_gradients(model, parts[:-1], recall)
+        with _no_sync(model):
+            recall.part = len(parts) - 1
+            kept = features(model, parts[-1])
+            after = Randomness.now(kept.images.device)
+            slopes = Slopes.of(gradient, Features.cat([*made, kept]), *temperature(clip))
+            backward(slopes.at(kept, (len(parts) - 1) * rows))
+        del kept, made
+        for number, part in enumerate(parts[:-1]):
+            before[number].put_back()
+            recall.part, is_last = number, number == len(parts) - 2
+            with nullcontext() if is_last else _no_sync(model):
+                total = slopes.at(features(model, part), number * rows)
+                backward(total + slopes.at_temperature(*temperature(clip)) if is_last else total)
+        after.put_back()
+    return slopes
 
 
 @torch.no_grad()
-def _first_pass(model: Any, parts: list[Batch]) -> tuple[list[Randomness], Features]:
-    """The random state before each part, and the features of all of them."""
+def _without_gradients(
+    model: Any, parts: list[Batch], recall: Recall
+) -> tuple[list[Randomness], list[Features]]:
+    """The random state before each part, and its features."""
     before, made = [], []
-    for part in parts:
-        before.append(Randomness.now(part["pixels"].device))
-        made.append(features(model, part))
-    return before, Features(torch.cat([one.images for one in made]), torch.cat([one.texts for one in made]))
-
-
-def _second_pass(
-    model: Any,
-    parts: list[Batch],
-    before: list[Randomness],
-    slopes: Slopes,
-    backward: Callable[[Tensor], None],
-) -> None:
-    """Gradients part by part; the last one, in which ranks add up theirs, brings the temperature's."""
-    start = 0
     for number, part in enumerate(parts):
-        end, is_last = start + len(part["pixels"]), number == len(parts) - 1
-        before[number].put_back()
-        with nullcontext() if is_last else _no_sync(model):
-            total = slopes.at(features(model, part), slice(start, end))
-            backward(total + slopes.at_temperature(*temperature(unwrapped(model))) if is_last else total)
-        start = end
+        before.append(Randomness.now(part["pixels"].device))
+        recall.part = number
+        made.append(features(model, part))
+    return before, made
 
 
 def _no_sync(model: Any) -> AbstractContextManager[Any]:
@@ -142,23 +132,24 @@ class Slopes:
     bias: Tensor | None
 
     @classmethod
-    def of(cls, contrast: Contrast, made: Features, log_scale: Tensor, bias: Tensor | None) -> Slopes:
+    def of(cls, gradient: Gradient, made: Features, log_scale: Tensor, bias: Tensor | None) -> Slopes:
         """Of these features together with those of the other ranks."""
         ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-        images, texts, scale = (_leaf(one) for one in (made.images, made.texts, log_scale))
-        offset = None if bias is None else _leaf(bias)
-        with torch.enable_grad():
-            total = contrast(_gathered(images), _gathered(texts), scale, offset)
-        found = torch.autograd.grad(
-            total, [images, texts, scale, *([] if offset is None else [offset])], allow_unused=True
+        start = distributed.get_rank() * len(made.images) if ranks > 1 else 0
+        found = gradient(_gathered(made.images.detach()), _gathered(made.texts.detach()), log_scale, bias)
+        own = slice(start, start + len(made.images))
+        return cls(
+            found.total / ranks,
+            found.images[own],
+            found.texts[own],
+            found.log_scale / ranks,
+            None if found.bias is None else found.bias / ranks,
         )
-        shares = [None if one is None else one / ranks for one in found[2:]]
-        return cls(total.detach() / ranks, found[0], found[1], *shares, *[None] * (offset is None))
 
-    def at(self, made: Features, rows: slice = slice(None)) -> Tensor:
-        """A scalar whose gradient is that of the loss through the features of these rows."""
-        images, texts = self.images[rows], self.texts[rows]
-        return (made.images * images).sum() + (made.texts * texts).sum()
+    def at(self, made: Features, start: int = 0) -> Tensor:
+        """A scalar whose gradient is that of the loss through these features, the batch's from row `start` on."""
+        rows = slice(start, start + len(made.images))
+        return (made.images * self.images[rows]).sum() + (made.texts * self.texts[rows]).sum()
 
     def at_temperature(self, log_scale: Tensor, bias: Tensor | None) -> Tensor:
         """The same through the temperature."""
@@ -166,15 +157,10 @@ class Slopes:
         return total if bias is None or self.bias is None else total + bias * self.bias
 
 
-def _leaf(values: Tensor) -> Tensor:
-    return values.detach().requires_grad_()
-
-
 def _gathered(own: Tensor) -> Tensor:
-    """(ranks x B, width): the features of all ranks, in order; the gradient is by this rank's only."""
+    """(ranks x B, width): the features of all ranks, in order."""
     if not distributed.is_initialized():
         return own
     everybodys = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(everybodys, own.detach())
-    everybodys[distributed.get_rank()] = own
+    distributed.all_gather(everybodys, own)
     return torch.cat(everybodys)

@@ -97,6 +97,20 @@ def test_a_stopped_run_goes_on_with_what_is_kept(in_tmp: Path, counted: list[Fro
     assert outcome(again)[0] == outcome(whole)[0]
 
 
+def test_pictures_are_decoded_once(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Over epochs, evaluations and runs, also by workers; where a part is cut out at random, for that."""
+    recipe = recipes()["clip"].override(cache={"dir": "kept"}, data={"limit": 12}, train={"max_steps": 4})
+    run(recipe.override(train={"dataloader_num_workers": 1}), "cold")
+    assert main(["cache", "--dir", "kept", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["entries"]
+    (pixels,) = [one for one in entries if one["stage"] == "pixels"]
+    assert 12 < pixels["rows"] <= 12 + 2 * 8
+    with monkeypatch.context() as patch:
+        patch.setattr("toolkit_clip.prepare.open_rgb", lambda image: pytest.fail(f"{image} is decoded again"))
+        run(recipe, "warm")
+        run(recipe.override(clip={"min_crop": 0.5}), "cropped")
+
+
 @pytest.mark.parametrize(("settings", "varies"), [({"min_crop": 0.5}, True), ({"colour": 0.0}, False)])
 def test_pictures_that_are_changed_at_random(
     settings: Any, varies: bool, in_tmp: Path, counted: list[FrozenStage]

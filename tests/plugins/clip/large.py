@@ -53,7 +53,7 @@ def batch(rows: slice = slice(None)) -> dict[str, Any]:
 class RowDropout(nn.Module):
     """Dropout whose mask is a function of (layer, row of the whole batch), however the batch is cut up.
 
-    Rows arrive in order, and over again in each pass; `first` is the first that this rank has, of `rows`.
+    Rows arrive in order, and over again in a second pass; `first` is the first that this rank has, of `rows`.
     """
 
     def __init__(self, layer: int, share: float, first: int = 0, rows: int = ROWS) -> None:
@@ -92,10 +92,9 @@ def rank(folder: Path, number: int, ranks: int) -> None:
     torch.distributed.init_process_group("gloo", init_method=place, rank=number, world_size=ranks)
     share = ROWS // ranks
     own = slice(number * share, (number + 1) * share)
-    wrapped = DistributedDataParallel(with_row_dropout(model(), own.start, share))
     found = {}
     for size in (2, None):
-        wrapped.zero_grad()
+        wrapped = DistributedDataParallel(with_row_dropout(model(), own.start, share))
         # As the core scales it: gradients are averaged over ranks.
         loss = Step(ClipSettings(micro_batch_size=size))(
             wrapped, batch(own), lambda part: (part * ranks / ROWS).backward()

@@ -12,11 +12,14 @@ from toolkit_clip.augment import Augment, _Change, crop_box, recoloured
 from toolkit_clip.prepare import Prepare
 from toolkit_clip.settings import ClipSettings
 
+from toolkit import Recipe
+
 
 @pytest.fixture
 def row(nano: Any, picture: Callable[..., Image.Image], write: Any) -> dict[str, Any]:
     path = str(write("a.png", picture(80, 60)))
-    return Prepare(nano[1])({"image": path, "caption": ["one", "two", "three"], "row_id": 0})
+    recipe = Recipe(name="test", plugins=["clip"], cache={"enabled": False})
+    return Prepare(recipe, nano[1])({"image": path, "caption": ["one", "two", "three"], "row_id": 0})
 
 
 def drawn(row: dict[str, Any], seed: int, **settings: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_from_folder_to_scores_and_predictions(folder: str, rows: Any) -> None:
     """The features of a batch are those that plain transformers gives for the same files."""
     asked = recipe(model=folder)
     model, processor = toolkit_clip.toolkit_model(asked)()
-    prepare = pickle.loads(pickle.dumps(toolkit_clip.toolkit_prepare(processor)))
+    prepare = pickle.loads(pickle.dumps(toolkit_clip.toolkit_prepare(recipe(), processor)))
     raw = [{**row, "row_id": number, "photographer": "a"} for number, row in enumerate(rows(5))]
     raw[1]["caption"] = ["one", "  another one"]
     made = [prepare(row) for row in raw]
@@ -107,7 +107,7 @@ def test_from_folder_to_scores_and_predictions(folder: str, rows: Any) -> None:
 def test_the_loss_is_the_models_own(folder: str, rows: Any) -> None:
     asked = recipe(model=folder)
     model, processor = toolkit_clip.toolkit_model(asked)()
-    prepare = toolkit_clip.toolkit_prepare(processor)
+    prepare = toolkit_clip.toolkit_prepare(recipe(), processor)
     made = [prepare({**row, "row_id": place}) for place, row in enumerate(rows(4))]
     batch = toolkit_clip.toolkit_collator(asked, processor)(made)
     loss = toolkit_clip.toolkit_loss(asked)(model.eval(), batch)
@@ -118,7 +118,7 @@ def test_the_loss_is_the_models_own(folder: str, rows: Any) -> None:
 
 
 def test_bad_rows_are_named(nano: Any, picture: Any, write: Any) -> None:
-    prepare = toolkit_clip.toolkit_prepare(nano[1])
+    prepare = toolkit_clip.toolkit_prepare(recipe(), nano[1])
     path = str(write("a.png", picture(8, 8)))
     for caption, message in {
         "": "the caption is empty",
@@ -178,7 +178,7 @@ def test_rows_are_looked_at_without_decoding(nano: Any, picture: Any, write: Any
 
 
 def test_a_row_is_shown_as_the_model_sees_it(nano: Any, rows: Any) -> None:
-    row = toolkit_clip.toolkit_prepare(nano[1])({**rows(1)[0], "caption": "no", "row_id": 0})
+    row = toolkit_clip.toolkit_prepare(recipe(), nano[1])({**rows(1)[0], "caption": "no", "row_id": 0})
     shown = toolkit_clip.toolkit_show(nano[1])(row)
     assert shown == "32 x 32 pixels; caption of 4 tokens: <|startoftext|> n o</w> <|endoftext|>"
 

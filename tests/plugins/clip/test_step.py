@@ -98,6 +98,49 @@ def test_of_several_captions_the_first_is_trained() -> None:
     assert step(large.model(0.0), 3, more)[0] == pytest.approx(step(large.model(0.0), None)[0], rel=1e-12)
 
 
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("frozen", ["vision_model", "text_model"])
+def test_a_tower_in_which_nothing_trains_is_computed_once(frozen: str, size: int) -> None:
+    """Also where it drops at random: the other tower draws what it would have drawn. Its forward is put back."""
+    model = large.model()
+    tower = getattr(model.get_base_model(), frozen)
+    tower.requires_grad_(False)
+    torch.manual_seed(5)
+    whole, expected = at_once(model, size)
+    read: list[int] = []
+    torch.manual_seed(5)
+    with counted(tower, read):
+        loss, found = step(model, size)
+    assert sum(read) == large.ROWS
+    assert loss == pytest.approx(whole, rel=1e-12)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], **EXACT)
+
+
+@contextmanager
+def counted(tower: Any, read: list[int]) -> Iterator[None]:
+    """Meanwhile the tower's forward is another one, which notes how many rows it computes."""
+    compute = tower.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        made = compute(*args, **kwargs)
+        read.append(len(made.pooler_output))
+        return made
+
+    tower.forward = forward
+    yield
+    assert tower.forward is forward
+    del tower.forward
+
+
+def test_the_last_part_is_computed_once() -> None:
+    model, read = large.model(), []
+    with counted(model.get_base_model().vision_model, read):
+        step(model, 3)
+    assert read == [3, 3, 2, 3, 3]
+
+
 class Held:
     """Counts the bytes that autograd keeps for the backward pass, now and at most."""
 

@@ -1,0 +1,82 @@
+"""What plugins keep of rows: computed once, kept apart by what it depends on, within the cache's bounds."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit import DataError, Recipe, RowCache, cache
+
+VALUES = {"values": torch.arange(8, dtype=torch.uint8)}
+
+
+def made(folder: Path, name: str = "squares", **settings: Any) -> RowCache:
+    facts = {"version": settings.pop("version", 1)}
+    return RowCache(Recipe(name="test", plugins=[], cache={"dir": str(folder), **settings}), name, **facts)
+
+
+def asked(one: RowCache, key: str = "ab") -> bool:
+    """Whether a row was computed for this key, and not read."""
+    times = []
+    found = one.get(key, lambda: times.append(1) or VALUES)  # type: ignore[func-returns-value]
+    assert torch.equal(found["values"], VALUES["values"])
+    return bool(times)
+
+
+def test_a_row_is_computed_once(tmp_path: Path) -> None:
+    one = made(tmp_path)
+    assert [asked(one), asked(one), asked(one, "cd")] == [True, False, True]
+    assert not asked(made(tmp_path)), "a later run reads it"
+    assert not asked(pickle.loads(pickle.dumps(one))), "so does a worker"
+    assert asked(made(tmp_path, version=2))
+    assert asked(made(tmp_path, name="cubes"))
+    entry = next(one for one in cache.kept(tmp_path) if one.rows == 2)
+    assert entry.facts == {"stage": "squares", "version": 1}
+
+
+def test_a_cache_that_is_switched_off_is_not_touched(tmp_path: Path) -> None:
+    one = made(tmp_path / "none", enabled=False)
+    assert [asked(one), asked(one)] == [True, True]
+    assert not (tmp_path / "none").exists()
+
+
+def test_it_is_in_use_as_long_as_it_is_there(tmp_path: Path) -> None:
+    one = made(tmp_path)
+    asked(one)
+    assert cache.kept(tmp_path)[0].in_use
+    del one
+    assert not cache.kept(tmp_path)[0].in_use
+
+
+def test_what_cannot_be_computed_is_not_kept(tmp_path: Path) -> None:
+    def fail() -> Any:
+        raise DataError("no picture")
+
+    one = made(tmp_path)
+    with pytest.raises(DataError, match="no picture"):
+        one.get("ab", fail)
+    assert asked(one)
+
+
+def test_it_takes_half_of_the_cache(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.notices._said", set())
+    one = made(tmp_path, max_gb=1000 / 1e9)
+    assert [asked(one, f"{key:02}") for key in range(6)] == [True] * 6
+    (entry,) = cache.kept(tmp_path)
+    assert entry.bytes <= 500 < 2 * entry.bytes
+    assert entry.rows < 6
+    assert "cache: full at" in capsys.readouterr().err
+
+
+def test_what_others_write_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as another worker of the same run."""
+    monkeypatch.setattr(cache, "_RECOUNT", 0)
+    one, other = made(tmp_path, max_gb=2000 / 1e9), made(tmp_path, max_gb=2000 / 1e9)
+    for key in range(10):
+        asked(one, f"a{key}")
+        asked(other, f"b{key}")
+    assert cache.kept(tmp_path)[0].bytes < 1200
