@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -34,20 +36,60 @@ def slow_ranks(queries: Tensor, targets: Tensor, pairs: list[tuple[int, int]]) -
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    seed=st.integers(0, 10_000), count=st.integers(1, 12), more=st.integers(0, 9), cells=st.integers(1, 60)
-)
-def test_ranks_in_chunks_are_those_of_brute_force(seed: int, count: int, more: int, cells: int) -> None:
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 12), more=st.integers(0, 9), rows=st.integers(1, 25))
+def test_ranks_in_blocks_are_those_of_brute_force(seed: int, count: int, more: int, rows: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-1, 2, (count, 3), generator=generator).float() + 0.25  # with many ties
     targets = torch.randint(-1, 2, (count + more, 3), generator=generator).float() + 0.25
     queries, targets = (torch.nn.functional.normalize(one, dim=-1) for one in (queries, targets))
     extra = torch.randint(0, count + more, (count,), generator=generator).tolist()
-    pairs = sorted({(place, place) for place in range(count)} | set(enumerate(extra)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "CELLS", cells)
-        found = ranks(queries, targets, pairs)
+    owners = {(place % count, place) for place in range(count + more)}
+    pairs = sorted(owners | set(enumerate(extra)))
+    found, others = ranks(queries.split(rows), targets.split(rows), pairs)
     assert found.tolist() == slow_ranks(queries, targets, pairs)
+    assert others.tolist() == slow_ranks(targets, queries, [(target, query) for query, target in pairs])
+
+
+def test_features_are_kept_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "ROWS", 4)
+    rows, grown = torch.arange(22.0).reshape(11, 2), metrics.Grown()
+    for part in rows.split([3, 1, 0, 6, 1]):
+        grown.add(part)
+    assert [len(block) for block in grown.filled()] == [4, 4, 3]
+    assert torch.equal(torch.cat(grown.filled()), rows)
+    assert len(grown) == 11
+
+
+def test_fifty_thousand_pairs_take_what_their_features_take() -> None:
+    """In a process of its own; here of width 64, so that it is quick, and of fewer for the ranks."""
+    shown = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    features, rows, grown = map(float, shown.stdout.split())
+    assert grown - features < 24 + rows * 0.5e-3, "MB: a block of scores, and the keys"
+
+
+GROWTH = """
+import resource, torch
+from toolkit_clip.metrics import Retrieval
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+torch.set_num_threads(1)
+rows, width, at_once = 50_000, 64, 64
+points = torch.nn.functional.normalize(torch.randn(at_once, width), dim=-1)
+def fill(retrieval, rows):
+    for start in range(0, rows, at_once):
+        keys = range(start, start + at_once)
+        retrieval.add(keys, points, [f"caption {key}" for key in keys], points, range(at_once))
+small = Retrieval()
+fill(small, 2048)
+small.compute()
+before = peak()
+large = Retrieval()
+fill(large, rows)
+small.compute()
+print(2 * rows * width * 4 / 1e6, rows, peak() - before)
+"""
 
 
 def test_recalls_by_hand() -> None:
