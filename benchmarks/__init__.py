@@ -6,5 +6,6 @@ MODULES = (
     "benchmarks.features",
     "benchmarks.audio",
     "benchmarks.text",
+    "benchmarks.clip",
 )
 """Where the workloads are, in the order of the table."""
