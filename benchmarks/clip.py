@@ -219,11 +219,12 @@ def exact(setting: Setting, lora: bool) -> Measured:
     """Every image with every caption of the batch."""
     from toolkit_clip.settings import ClipSettings
     from toolkit_clip.step import Step
+    from torch.autograd import backward
 
     rows, made = LARGE[setting.size], Step(ClipSettings(micro_batch_size=PART))
 
     def step(model: Any, batch: dict[str, Any]) -> float:
-        return float(made(model, batch, lambda total: (total / rows).backward()).total) / rows
+        return float(made(model, batch, lambda total: backward(total / rows)).total) / rows
 
     return _steps(setting, lora, step)
 
@@ -287,15 +288,16 @@ def _of_size(setting: Setting, count: int) -> Measured:
     """A step of `count` rows; memory is what it adds to the model and the pixels, which are there before."""
     from toolkit_clip.settings import ClipSettings
     from toolkit_clip.step import Step
+    from torch.autograd import backward
 
     model, batch, optimizer = _prepared(setting, count, lora=False)
     step = Step(ClipSettings(micro_batch_size=PART))
     small = {**batch, **{key: batch[key][:PART] for key in ("pixels", "input_ids", "image_of")}}
     small |= {"attention_mask": batch["attention_mask"][:PART], "num_targets": PART}
-    step(model, small, lambda total: total.backward())  # gradients have their place
+    step(model, small, lambda total: backward(total))  # gradients have their place
     optimizer.zero_grad(set_to_none=False)
     with measuring() as meter:
-        loss = step(model, batch, lambda total: (total / count).backward())
+        loss = step(model, batch, lambda total: backward(total / count))
     return meter.measured({"rows": count}, {"loss": float(loss.total) / count})
 
 
