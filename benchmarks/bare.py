@@ -14,15 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainerCallback, TrainingArguments
-
 BATCH_SIZE = 8
-
-
-class EndAtFirstStep(TrainerCallback):  # type: ignore[misc]
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        os._exit(0)
 
 
 def text(name: str, data: Path) -> tuple[Any, Any, Any, Any]:
@@ -66,8 +58,8 @@ def images(name: str, data: Path) -> tuple[Any, Any, Any, Any]:
     from PIL import Image
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
-    weights = not Path(name).is_dir() or any(Path(name).glob("*.safetensors"))
-    model = CLIPModel.from_pretrained(name) if weights else CLIPModel(CLIPConfig.from_pretrained(name))
+    config = CLIPConfig.from_pretrained(name)
+    model = CLIPModel(config) if without_weights(name) else CLIPModel.from_pretrained(name)
     processor = CLIPProcessor.from_pretrained(name)
     folder = data / "train"
     rows = list(csv.DictReader((folder / "metadata.csv").open()))
@@ -81,11 +73,23 @@ def images(name: str, data: Path) -> tuple[Any, Any, Any, Any]:
     return model, rows, collate, ["q_proj", "v_proj"]
 
 
+def without_weights(name: str) -> bool:
+    """Whether a model is a folder that holds its configuration alone."""
+    return Path(name).is_dir() and not any(Path(name).glob("*.safetensors"))
+
+
 def main(kind: str, name: str, data: str, output: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class EndAtFirstStep(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            os._exit(0)
+
     model, rows, collate, targets = {"text": text, "speech": speech, "images": images}[kind](name, Path(data))
-    adapted = get_peft_model(
-        model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=targets)
-    )
+    if not without_weights(name):  # random weights are trained whole
+        lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=targets)
+        model = get_peft_model(model, lora)
     arguments = TrainingArguments(
         output_dir=output,
         per_device_train_batch_size=BATCH_SIZE,
@@ -93,8 +97,7 @@ def main(kind: str, name: str, data: str, output: str) -> None:
         report_to="none",
         disable_tqdm=True,
     )
-    callbacks = [EndAtFirstStep()]
-    Trainer(adapted, arguments, collate, train_dataset=rows, callbacks=callbacks).train()
+    Trainer(model, arguments, collate, train_dataset=rows, callbacks=[EndAtFirstStep()]).train()
 
 
 if __name__ == "__main__":

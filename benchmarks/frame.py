@@ -38,6 +38,7 @@ several ways, its *sides*. Each side of each round runs in a process of its own,
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -193,6 +194,17 @@ def measuring() -> Iterator[Meter]:
     meter = Meter()
     yield meter
     meter.stop()
+
+
+def succeed(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run a program in silence.
+
+    Raises:
+        RuntimeError: it failed; with what it said last.
+    """
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise RuntimeError(" | ".join(done.stderr.strip().splitlines()[-2:]) or f"status {done.returncode}")
 
 
 def resident_mb() -> float:

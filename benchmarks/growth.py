@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.frame import Measured, Setting, Side, Size, Target, Workload, measuring
+from benchmarks.frame import Measured, Setting, Side, Size, Target, Workload, measuring, succeed
 
 BOTH: tuple[Size, ...] = ("small", "full")
 FEW, MANY_SMALL, MANY = 1_000, 10_000, 100_000
@@ -74,7 +73,7 @@ def _rows(setting: Setting, name: str) -> int:
 
 def _timed(command: list[str], rows: int) -> Measured:
     with measuring() as meter:
-        subprocess.run([sys.executable, "-m", "toolkit", *command], check=True, capture_output=True)
+        succeed([sys.executable, "-m", "toolkit", *command])
     return meter.measured({"rows": rows})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from benchmarks.frame import Measured, Setting, Side, Size, Target, Workload, measuring
+from benchmarks.bare import without_weights
+from benchmarks.frame import Measured, Setting, Side, Size, Target, Workload, measuring, succeed
 
 BOTH: tuple[Size, ...] = ("small", "full")
 KINDS = {
@@ -58,15 +58,11 @@ def _toolkit(kind: str) -> Callable[[Setting], Measured]:
         command = ["-m", "toolkit", "run", "--task", task, "--model", setting.model(model), "--data",
                    setting.data(data), "--set", "eval.before=false", "--set", "train.per_device_train_batch_size=8",
                    "--output-dir", str(setting.folder / "run"), "--plugin", "first-step"]  # fmt: skip
-        if _without_weights(setting.model(model)):
-            command += ["--set", "model.from_config=true"]
+        if without_weights(setting.model(model)):
+            command += ["--set", "model.from_config=true", "--set", "adapter=null"]
         return _timed(command, setting)
 
     return run
-
-
-def _without_weights(model: str) -> bool:
-    return Path(model).is_dir() and not any(Path(model).glob("*.safetensors"))
 
 
 def _timed(arguments: list[str], setting: Setting) -> Measured:
@@ -74,9 +70,7 @@ def _timed(arguments: list[str], setting: Setting) -> Measured:
     site = setting.folder / "site"
     install(site, "first-step", END_AT_FIRST_STEP)
     with measuring() as meter:
-        subprocess.run(
-            [sys.executable, *arguments], check=True, capture_output=True, env=environment_with(site)
-        )
+        succeed([sys.executable, *arguments], environment_with(site))
     return meter.measured({"starts": 1})
 
 
@@ -213,7 +207,7 @@ def _both(command: list[str], environment: dict[str, str]) -> Measured:
         for _ in range(STARTS + 1):
             for one, seconds in zip(commands, times, strict=True):
                 start = time.perf_counter()
-                subprocess.run(one, check=True, capture_output=True, env=environment)
+                succeed(one, environment)
                 seconds.append(time.perf_counter() - start)
     empty, ours = (statistics.median(seconds[1:]) for seconds in times)
     return meter.measured({"starts": 2 * (STARTS + 1)}, {"seconds_each": ours, "over_empty": ours - empty})
