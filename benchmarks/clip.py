@@ -131,6 +131,7 @@ def toolkit(setting: Setting, cache: Path | None = None) -> Measured:
         name="pairs",
         plugins=["clip"],
         model=str(_model(setting)),
+        data={"validation_fraction": 0},
         train={**_train(setting), "do_eval": False},
         eval={"before": False},
         clip={"trained": "text"},
