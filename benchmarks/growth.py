@@ -85,6 +85,7 @@ def _workload(what: str, kind: str, side: Callable[[str], Callable[[Setting], Me
         baseline="few",
         targets=[Target("many", "peak_mb", at_most=1.1, sizes=BOTH)],
         prepare=_write(kind),
+        sizes=BOTH if kind == "jsonl" else ("full",),
     )
 
 
