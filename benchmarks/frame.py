@@ -176,13 +176,15 @@ class Meter:
 
     def __init__(self) -> None:
         _forget_peak()
+        self._children_mb = _peak_of_children_mb()
         self.before_mb = resident_mb()
         self._start = time.perf_counter(), _cpu_seconds()
 
     def stop(self) -> None:
         self.seconds = time.perf_counter() - self._start[0]
         self.cpu_seconds = _cpu_seconds() - self._start[1]
-        self.peak_mb = max(peak_mb(), _peak_of_children_mb())
+        children_mb = _peak_of_children_mb()  # of all so far: it tells of the block only where it has grown
+        self.peak_mb = max(peak_mb(), children_mb if children_mb > self._children_mb else 0.0)
 
     def measured(self, work: Mapping[str, float], quality: Mapping[str, float] | None = None) -> Measured:
         return Measured(self.seconds, work, quality or {}, self.cpu_seconds, self.peak_mb, self.before_mb)

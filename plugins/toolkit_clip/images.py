@@ -79,11 +79,15 @@ def opened(source: Any) -> Iterator[Image.Image]:
 def content_of(source: Any) -> str | None:
     """A digest of an image's file, or of its bytes; None for one in memory, or a file that cannot be read."""
     data = source.get("bytes") or source.get("path") if isinstance(source, Mapping) else source
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    if not isinstance(data, str | Path) or not os.path.isfile(data):  # noqa: PTH113 (no NUL stops it)
+        return None
     try:
-        data = Path(data).read_bytes() if isinstance(data, str | Path) else data
+        with Path(data).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None
 
 
 def open_rgb(source: Any) -> Image.Image:

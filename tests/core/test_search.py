@@ -120,7 +120,6 @@ def test_a_search_from_beginning_to_end(recipe: Recipe, capsys: pytest.CaptureFi
         assert (kept / place).is_dir()
         assert not Path(f"tuned/trials/trial-{worse['number']}", place).exists()
     assert sorted(path.name for path in Path("tuned").iterdir()) == [
-        ".lock",
         "best.yaml",
         "search.json",
         "trials",

@@ -41,9 +41,10 @@ def read(table: str, audio: Any, source: str = "data", **data: Any) -> Path:
 
 TABLES = pytest.mark.parametrize("table", ["metadata.jsonl", "train.jsonl"])
 WAYS_OUT = [
-    "../other/out.flac", "deep/../../other/out.flac", "link.flac", "linked/out.flac", "/etc/hostname", "/dev/zero",
-    "{cwd}/other/out.flac", "../../../../../../etc/hostname",
+    "../other/out.flac", "deep/../../other/out.flac", "link.flac", "linked/out.flac", "../../../../../../etc/hostname",
+    "{cwd}/data/../other/out.flac",
 ]  # fmt: skip
+ABSOLUTE = ["/etc/hostname", "/dev/zero", "{cwd}/other/out.flac"]
 WITHIN = ["in.flac", "deep/in.flac", "deep/../in.flac", "inner.flac", "./in.flac"]
 BESIDE = ["../other/out.flac", "link.flac", "linked/out.flac", "{cwd}/other/out.flac", "in.flac"]
 
@@ -64,6 +65,15 @@ def test_a_way_out_is_refused(table: str, audio: str, clips: Path) -> None:
     assert "data.root=FOLDER" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("audio", ABSOLUTE)
+def test_an_absolute_path_is_for_manifests(audio: str, clips: Path) -> None:
+    """A table says where its files are; metadata lies beside them."""
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        read("metadata.jsonl", audio.format(cwd=clips))
+    Path("data/metadata.jsonl").unlink()
+    assert str(read("train.jsonl", audio.format(cwd=clips))) == audio.format(cwd=clips)
+
+
 @pytest.mark.parametrize("audio", WAYS_OUT)
 def test_a_path_without_bytes_is_no_way_out(audio: str, clips: Path) -> None:
     with pytest.raises(DataError, match="leads out of the data folder"):
@@ -77,7 +87,7 @@ def test_the_recipe_says_how_far_rows_may_reach(table: str, audio: str, clips: P
     assert read(table, audio.format(cwd=clips), root="other").is_file()
     assert read(table, audio.format(cwd=clips), root="/").is_file()
     with pytest.raises(DataError, match="leads out"):
-        read(table, "/etc/hostname", root="other")
+        read(table, "../../../../../../etc/hostname", root="other")
 
 
 def test_a_manifest_alone_reaches_its_folder(clips: Path) -> None:

@@ -20,12 +20,14 @@ REACH = "put the file itself into that folder, or say how far rows may reach: --
 class Confined(Source):
     """A source whose `names` name files: absolute paths now, of files in one of `folders`.
 
-    Relative names count from the first of these, or from the folder one is in.
+    Relative names count from the first of these, or from the folder one is in. An absolute path in a table on this
+    machine is taken at its word where `absolute`, for manifests name files so.
     """
 
     source: Source
     names: Sequence[str]
     folders: Sequence[Path]
+    absolute: bool
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -51,6 +53,8 @@ class Confined(Source):
             return {**value, "path": self._confined(index, value["path"])}
         if not isinstance(value, str) or not value or "\0" in value:
             return value  # for the plugin to judge
+        if self.absolute and Path(value).is_absolute() and ".." not in Path(value).parts:
+            return value
         here = self.folders[0] / value
         path = here if os.path.lexists(here) else Path(value).absolute()
         if not lies_in(path, self.folders):
@@ -72,7 +76,10 @@ def confined(splits: Mapping[str, Rows], columns: Sequence[Column], spec: DataSp
     folders = reach(spec)
     return {
         split: replace(
-            rows, source=Confined(rows.source, [name for name in named if name in rows.columns], folders)
+            rows,
+            source=Confined(
+                rows.source, [name for name in named if name in rows.columns], folders, _is_local(spec)
+            ),
         )
         for split, rows in splits.items()
     }
@@ -80,11 +87,19 @@ def confined(splits: Mapping[str, Rows], columns: Sequence[Column], spec: DataSp
 
 def reach(spec: DataSpec) -> list[Path]:
     """The folders that rows may name files in, the data's own first."""
-    own = Path(spec.source).expanduser().absolute()
+    own = _own(spec)
     roots = [Path(spec.root).expanduser()] if spec.root is not None else []
-    if own.exists():
+    if _is_local(spec):
         return [own if own.is_dir() else own.parent, *roots]
     import datasets
     from huggingface_hub import constants
 
     return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE), *roots]
+
+
+def _own(spec: DataSpec) -> Path:
+    return Path(spec.source).expanduser().absolute()
+
+
+def _is_local(spec: DataSpec) -> bool:
+    return _own(spec).exists()
