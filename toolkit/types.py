@@ -77,10 +77,16 @@ class Scored:
 class Metric(ABC):
     """Counts kept over a stream of batches and divided once, so nothing grows with the data.
 
-    `higher_is_better`: of all its values, or by their names.
+    `higher_is_better`: of all its values, or by their names. A class that has all four is a metric, whatever it
+    descends from.
     """
 
     higher_is_better: bool | Mapping[str, bool]
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        has_all = all(hasattr(other, name) for name in ("update", "merge", "compute"))
+        return True if cls is Metric and has_all else NotImplemented
 
     @abstractmethod
     def update(self, scored: Scored) -> None:
