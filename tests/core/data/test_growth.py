@@ -188,7 +188,6 @@ class LongRows(Sequence[Row]):
 def test_workers_do_not_copy_the_data(tmp_path: Path) -> None:
     """Two that go through 5000 rows are no larger than two that go through 1000 rows five times."""
     few, many = (max(in_workers(tmp_path / str(count), count)) for count in (FEW, SEVERAL))
-    print(few, many)
     assert many - few < SEVERAL * KILOBYTES * 1024 / 5
 
 
