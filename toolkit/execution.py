@@ -349,7 +349,7 @@ class Execution:
     def _go_back_to_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, with the run's lines cut back to its step."""
         for bad in ranks.first(self.files.bad_rows):
-            self.quarantine.found[bad.split, bad.row_id] = bad
+            self.quarantine.note(bad)
         return ranks.first(self._newest_checkpoint)
 
     def _newest_checkpoint(self) -> Path | None:

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from toolkit.data.files import HEAD, columns_seen
@@ -50,7 +51,8 @@ class Expanded(Source):
 
     def contents(self, ids: Sequence[int]) -> Iterator[bytes]:
         yield array("q", (self.parts[index] for index in ids)).tobytes()
-        yield from self.source.contents(list(dict.fromkeys(self.indices[index] for index in ids)))
+        holders = array("Q", (holder for holder, _ in groupby(self.indices[index] for index in ids)))
+        yield from self.source.contents(holders)
 
 
 def expanded(rows: Rows, column: str, name: str) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -141,6 +142,7 @@ class Quarantine:
             record,
         )
         self.found: dict[tuple[str, int], BadRow] = {}
+        self.counts: Counter[str] = Counter()
 
     def add(self, bad: Sequence[BadRow]) -> None:
         """Note bad rows.
@@ -150,13 +152,20 @@ class Quarantine:
                 the first shall stop the run.
         """
         for one in bad:
-            if (one.split, one.row_id) not in self.found:
-                self.found[one.split, one.row_id] = one
+            if self.note(one):
                 self.record(one)
                 self._judge(one)
 
+    def note(self, bad: BadRow) -> bool:
+        """Keep a bad row, without a judgement; whether it is new."""
+        if (bad.split, bad.row_id) in self.found:
+            return False
+        self.found[bad.split, bad.row_id] = bad
+        self.counts[bad.split] += 1
+        return True
+
     def count(self, split: str) -> int:
-        return sum(1 for name, _ in self.found if name == split)
+        return self.counts[split]
 
     def _judge(self, latest: BadRow) -> None:
         if self.stop_at_first:
