@@ -241,7 +241,7 @@ def test_a_failure_says_its_own_reason(recipe: Recipe) -> None:
 
     files.complete(checkpoint)
     with pytest.raises(
-        CheckpointError, match="the optimizer and scheduler in .* cannot be taken up: KeyError"
+        CheckpointError, match=r"the optimizer and scheduler in .* cannot be taken up: KeyError"
     ):
         run(recipe, "stopped", data=SPLITS, resume=True)
     summary = json.loads(Path("stopped/summary.json").read_text())
