@@ -143,7 +143,11 @@ def test_bad_numbers_of_one_process(
     train = {"use_cpu": True, "max_steps": 4, "per_device_train_batch_size": 2, "on_nan_inf": on_nan_inf,
              "train_sampling_strategy": "sequential", "save_steps": 1, "save_strategy": "steps"}  # fmt: skip
     Recipe(
-        name="tiny", plugins=["tiny", "poison"], model="tiny", data=str(tmp_path / "data"), train=train
+        name="tiny",
+        plugins=["tiny", "poison"],
+        model="tiny",
+        train=train,
+        data={"source": str(tmp_path / "data"), "validation_fraction": 0.0},
     ).dump(tmp_path / "tiny.yaml")
     folder = tmp_path / "run"
     process = started(["run", str(tmp_path / "tiny.yaml"), "--output-dir", str(folder)])
