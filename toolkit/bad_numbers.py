@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from accelerate.utils import gather_object
 
-from toolkit import checkpoint
+from toolkit import checkpoint, ranks
 from toolkit.data.rows import PreparedRows
 from toolkit.errors import DataError, RunError
 from toolkit.notices import say
@@ -42,19 +44,19 @@ class BadNumbers:
             RunError: the numbers are bad, and are to end the run, or too many steps in a row had such.
         """
         losses, self.losses = self.losses, []
-        bad = [rows for loss, rows in losses if not math.isfinite(loss)]
         # In half precision accelerate's scaler looks for such gradients, and tries again with a smaller scale.
         is_scaled = self.trainer.accelerator.scaler is not None
         gradient_is_bad = not is_scaled and not math.isfinite(float(gradient_norm))
-        if not self._on_any_rank(bool(bad) or gradient_is_bad):
+        if not self._on_any_rank(gradient_is_bad or not all(math.isfinite(loss) for loss, _ in losses)):
             return
+        if self.trainer.args.world_size > 1:
+            losses = gather_object(losses)  # so that all say the same, of the rows of any
         step = self.trainer.state.global_step + 1
-        what = f"the loss is {next(one for one, _ in losses if not math.isfinite(one))}" if bad else (
-            f"the gradient is {float(gradient_norm)}" if gradient_is_bad else "another rank's loss is no number"
-        )  # fmt: skip
-        rows = [row for some in bad or [rows for _, rows in losses] for row in some]
+        bad = [(loss, rows) for loss, rows in losses if not math.isfinite(loss)]
+        what = f"the loss is {bad[0][0]}" if bad else f"the gradient is {float(gradient_norm)}"
+        rows = [row for _, some in bad or losses for row in some]
         if getattr(self.trainer.args, "on_nan_inf", "stop") == "stop":
-            raise self._error(f"step {step}: {what}, and no step was taken", rows)
+            self._end(f"step {step}: {what}, and no step was taken", rows)
         self._skip(model, step, what, rows)
 
     def _on_any_rank(self, is_bad: bool) -> bool:
@@ -66,11 +68,16 @@ class BadNumbers:
     def _skip(self, model: Any, step: int, what: str, rows: list[int]) -> None:
         self.skipped.append(step)
         if self.skipped[-MOST_IN_A_ROW:] == list(range(step - MOST_IN_A_ROW + 1, step + 1)):
-            raise self._error(f"step {step}: {what}, for the {MOST_IN_A_ROW}th time in a row", rows)
+            self._end(f"step {step}: {what}, for the {MOST_IN_A_ROW}th time in a row", rows)
         model.zero_grad()  # without gradients an optimizer leaves weights and its own state alone
         if self.trainer.state.is_world_process_zero:
             named = "; ".join(self._named(rows))
             say(f"step {step} is skipped: {what}" + (f"; its rows: {named}" if named else ""))
+
+    def _end(self, what: str, rows: list[int]) -> NoReturn:
+        error = self._error(what, rows)
+        ranks.first(functools.partial(_raise, error))  # which tells of it
+        raise error
 
     def _error(self, what: str, rows: list[int]) -> RunError:
         lines = [f"\n  {line}" for line in self._named(rows)]
@@ -88,6 +95,10 @@ class BadNumbers:
             yield named(rows, row_id) if isinstance(rows, PreparedRows) else f"row {row_id}"
         if len(row_ids) > _NAMED:
             yield f"and {len(row_ids) - _NAMED} more"
+
+
+def _raise(error: RunError) -> None:
+    raise error
 
 
 def named(rows: PreparedRows, row_id: int) -> str:

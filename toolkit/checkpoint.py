@@ -91,6 +91,15 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def is_validated(folder: Path) -> bool:
+    """Whether training had measured the validation rows at the checkpoint's step when it was written."""
+    logged = read_json(folder / "trainer_state.json").get("log_history", [])
+    return any(
+        line.get("step") == step_of(folder) and any(key.startswith("eval_") for key in line)
+        for line in logged
+    )
+
+
 def newest(parent: Path) -> Path | None:
     """The latest complete checkpoint in `parent`, or None; damaged ones are passed over."""
     return newest_and_damaged(parent)[0]

@@ -365,7 +365,10 @@ class Execution:
         for folder, problem in unusable.items():
             say(f"{folder.name} is passed over and removed: {problem}")
             checkpoint.clear(folder)
-        self.files.cut_back(checkpoint.step_of(found) if found else -1)
+        if found is None:
+            self.files.cut_back(-1)
+        else:
+            self.files.cut_back(checkpoint.step_of(found), validated=checkpoint.is_validated(found))
         say(f"going on from {found.name}" if found else "no checkpoint yet: starting from the beginning")
         return found
 

@@ -212,11 +212,26 @@ class RunFolder:
         ]
         return [Sample(**line) for line in lines]
 
-    def cut_back(self, step: int) -> None:
-        """Drop what was measured after `step` or after training, which will be again, and lines cut short."""
-        for path in (self.metrics, self.samples):
-            lines = [line for line in _lines(path) if line["step"] <= step]
-            _rewrite(path, [line for line in lines if line["split"] != "test" or line["step"] == 0])
+    def cut_back(self, step: int, *, validated: bool = False) -> None:
+        """Drop what was measured after `step` or after training, which will be again, and lines cut short.
+
+        Args:
+            validated: whether training had measured the validation rows at `step`; other lines of them are of later.
+        """
+        for path, key in ((self.metrics, "split"), (self.samples, "row_id")):
+            kept: dict[Any, dict[str, Any]] = {}
+            for place, line in enumerate(_lines(path)):
+                at, split = line["step"], line["split"]
+                if (
+                    at > step
+                    or (split == "test" and at)
+                    or (split, at, validated) == ("validation", step, False)
+                ):
+                    continue
+                kept.setdefault(
+                    (split, at, line[key]) if split == "validation" and at == step else place, line
+                )
+            _rewrite(path, kept.values())
         _rewrite(self.quarantine, _lines(self.quarantine))
 
     def add_bad_row(self, bad: BadRow) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers.trainer_callback import TrainerCallback
@@ -14,7 +15,7 @@ from transformers.trainer_callback import TrainerCallback
 from toolkit import checkpoint
 from toolkit.adalora import Ranks, adalora_of
 from toolkit.bad_numbers import BadNumbers
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, ToolkitError
 from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
 from toolkit.notices import say
@@ -242,6 +243,18 @@ class ResumableTrainer(transformers.Trainer):
             )
         super()._issue_warnings_after_load(load_result)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _taken_up("optimizer and scheduler", checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _taken_up("scaler", checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _taken_up("random state", checkpoint):
+            super()._load_rng_state(checkpoint)
+
     # ---- models with `add_adapter`, which upstream saves but cannot load -----------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -314,6 +327,21 @@ class _Resumption(TrainerCallback):
             control.should_log = control.should_evaluate = control.should_save = False
         control.should_save, self.deferred = control.should_save or self.deferred, False
         return control
+
+
+@contextlib.contextmanager
+def _taken_up(what: str, folder: str | None) -> Iterator[None]:
+    """Whatever a checkpoint's state does to the one who reads it is a fault of the checkpoint."""
+    try:
+        yield
+    except (ToolkitError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"the {what} in {folder} cannot be taken up: {type(error).__name__}: {said}",
+            hint=f"bring the checkpoint back from a copy, or remove {folder} to go on from the one before",
+        ) from error
 
 
 def _set_or_remove(config: Any, use_cache: Any) -> None:

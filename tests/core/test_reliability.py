@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from tests.conftest import Install
-from tests.core.test_runs import SPLITS, lines, same, weights
+from tests.core.test_runs import READABLE, SPLITS, lines, same, weights
 from toolkit import CheckpointError, Recipe, RecipeError, load_run, run
 from toolkit import checkpoint as ck
 from toolkit.cli import main
@@ -204,6 +204,30 @@ def test_a_finished_run_can_be_trained_for_longer(tiny_recipe: Recipe, in_tmp: P
         run(longer, "first", data=SPLITS, resume=True)
     again = run(longer, "first", data=SPLITS, resume=True, allow_changes=True)
     assert (again.summary["train"]["resumed_from"], again.summary["train"]["steps"]) == (15, 25)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize(
+    "train",
+    [{}, {"do_predict": True}, {"do_predict": True, "eval_strategy": "epoch", "save_strategy": "epoch"}],
+)
+def test_the_last_measurement_is_written_once(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, split: str, train: dict[str, Any]
+) -> None:
+    """Also where a run is killed after it, and it is made again."""
+    install(
+        "toolkit-readable", plugins={"readable": "toolkit_readable"}, modules={"toolkit_readable": READABLE}
+    )
+    recipe = tiny_recipe.override(plugins=["tiny", "readable"], train=train, eval={"test": split == "test"})
+    whole = run(recipe, "whole", data=SPLITS)
+    metrics, samples = Path("whole/metrics.jsonl").read_text(), Path("whole/samples.jsonl").read_text()
+    shutil.rmtree("whole/model")
+    Path("whole/summary.json").unlink()
+    again = run(recipe, "whole", data=SPLITS, resume=True)
+    assert again.summary["train"]["resumed_from"] == 15
+    assert again.summary["after"] == whole.summary["after"]
+    assert Path("whole/metrics.jsonl").read_text() == metrics
+    assert Path("whole/samples.jsonl").read_text() == samples
 
 
 # ---- bad numbers -----------------------------------------------------------------------------------------------

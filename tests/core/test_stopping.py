@@ -240,10 +240,12 @@ def test_a_failure_says_its_own_reason(recipe: Recipe) -> None:
     from toolkit import checkpoint as files
 
     files.complete(checkpoint)
-    with pytest.raises(KeyError):
+    with pytest.raises(
+        CheckpointError, match=r"the optimizer and scheduler in .* cannot be taken up: KeyError"
+    ):
         run(recipe, "stopped", data=SPLITS, resume=True)
     summary = json.loads(Path("stopped/summary.json").read_text())
-    assert (summary["status"], summary["error"].split(":")[0]) == ("failed", "KeyError")
+    assert (summary["status"], summary["error"].split(":")[0]) == ("failed", "CheckpointError")
 
 
 def test_an_observer_that_fails_changes_nothing(

@@ -15,6 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import Install
+from tests.core import tiny
+from tests.core.test_reliability import POISON
+from toolkit import Recipe
 from toolkit.cli import main
 
 pytestmark = pytest.mark.slow
@@ -122,6 +126,50 @@ def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path
     ours, theirs = (load_file(one / "model" / "adapter_model.safetensors") for one in (folder, undisturbed))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert lines(folder) == lines(undisturbed)
+
+
+@pytest.mark.parametrize("on_nan_inf", ["stop", "skip"])
+def test_bad_numbers_of_one_process(
+    on_nan_inf: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process alone has the row: both end, and the row is named once; or both leave out the same step."""
+    install("toolkit-tiny", plugins={"tiny": "toolkit_tiny"}, modules={"toolkit_tiny": tiny.PLUGIN})
+    source = POISON.replace("VALUE", "nan").replace("3 in", "7 in")
+    install("toolkit-poison", plugins={"poison": "toolkit_poison"}, modules={"toolkit_poison": source})
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site-packages"), *sys.path]))
+    (tmp_path / "data").mkdir()
+    lines_of_data = [json.dumps({"ids": row["ids"]}) for row in tiny.rows(16)]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(lines_of_data))
+    train = {"use_cpu": True, "max_steps": 4, "per_device_train_batch_size": 2, "on_nan_inf": on_nan_inf,
+             "train_sampling_strategy": "sequential", "save_steps": 1, "save_strategy": "steps"}  # fmt: skip
+    Recipe(
+        name="tiny",
+        plugins=["tiny", "poison"],
+        model="tiny",
+        train=train,
+        data={"source": str(tmp_path / "data"), "validation_fraction": 0.0},
+    ).dump(tmp_path / "tiny.yaml")
+    folder = tmp_path / "run"
+    process = started(["run", str(tmp_path / "tiny.yaml"), "--output-dir", str(folder)])
+    _, said = process.communicate(timeout=120)
+    found = summary(folder)
+    if on_nan_inf == "stop":
+        assert process.returncode != 0
+        assert said.count("step 2: the loss is nan, and no step was taken; its rows:") == 1, said
+        assert "train row 7" in said
+        assert "train row 5" not in said
+        assert found["status"] == "failed"
+        assert (folder / "checkpoints" / "checkpoint-1" / "manifest.json").exists()
+    else:
+        assert process.returncode == 0, said
+        assert (
+            said.count("is skipped: ")
+            == said.count("step 2 is skipped: the loss is nan; its rows: train row")
+            == 1
+        )
+        assert (found["train"]["steps"], found["train"]["skipped"]) == (4, 1)
+        trained = load_file(next((folder / "model").glob("*.safetensors")))
+        assert all(bool(torch.isfinite(one).all()) for one in trained.values())
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:

@@ -166,6 +166,14 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> No
         time.sleep(0.02)
 
 
+def wait_for_file(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, status: int
@@ -186,6 +194,50 @@ def test_a_signal_saves_and_the_run_goes_on(
     again = as_json(capsys, "resume", "first")
     assert again["train"]["resumed_from"] == summary["train"]["steps"]
     assert again["train"]["steps"] == steps
+
+
+LONG_STEP = """
+    import time
+    from pathlib import Path
+    from transformers import TrainerCallback
+    from toolkit import hookimpl
+
+    class LongStep(TrainerCallback):
+        # The seventh step never ends, once.
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == 6 and not Path("in_step").exists():
+                Path("in_step").touch()
+                time.sleep(120)
+
+    @hookimpl
+    def toolkit_callbacks(recipe):
+        return [LongStep()]
+"""
+
+
+def test_a_second_sigint_stops_at_once(
+    recipe_file: Path, install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the midst of a step, whose work is lost; the run goes on from its last checkpoint as if nothing had been."""
+    install("toolkit-long", plugins={"long": "toolkit_long"}, modules={"toolkit_long": LONG_STEP})
+    Recipe.load("tiny.yaml").override(plugins=["tiny", "long"]).dump("tiny.yaml")
+    process = start(tmp_path)
+    wait_for_file(Path("in_step"), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None  # it waits for the step's end
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130, err
+    assert "SIGINT: stopping after this step" in err
+    assert "stopped at once; go on with: toolkit resume first" in err
+    assert "Traceback" not in err
+    assert json.loads(Path("first/summary.json").read_text())["status"] == "interrupted"
+    assert as_json(capsys, "resume", "first")["train"]["resumed_from"] == 4
+    assert main(["run", "tiny.yaml", "--output-dir", "whole"]) == 0
+    assert Path("first/metrics.jsonl").read_text() == Path("whole/metrics.jsonl").read_text()
 
 
 def test_sigusr1_saves_and_goes_on(recipe_file: Path, tmp_path: Path) -> None:
