@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.frame import Measured, Side, Target, Workload, measuring
-from benchmarks.rounds import Outcome, Result
+from benchmarks.frame import Measured, Side, Target, Workload
+from benchmarks.rounds import ROOT, Outcome, Result
 
-MIB = 2**20
 Bench = Callable[..., tuple[int, dict[str, Any]]]
 
 
@@ -129,18 +130,27 @@ def test_a_name_that_no_workload_has(capsys: pytest.CaptureFixture[str]) -> None
     assert "no workload named nothing" in capsys.readouterr().err
 
 
+BLOCK = """
+from benchmarks.frame import MIB, measuring
+
+held = bytearray(64 * MIB)
+held[::4096] = b"1" * len(held[::4096])
+del held
+with measuring() as meter:
+    block = bytearray(32 * MIB)
+    block[::4096] = b"1" * len(block[::4096])
+measured = meter.measured({"rows": 10})
+assert measured.value("rows/s") == 10 / measured.seconds
+print(measured.value("grown_mb"))
+"""
+
+
 def test_what_is_measured_is_the_block() -> None:
-    held = bytearray(64 * MIB)
-    held[::4096] = b"1" * len(held[::4096])
-    del held
-    with measuring() as meter:
-        block = bytearray(32 * MIB)
-        block[::4096] = b"1" * len(block[::4096])
-    measured = meter.measured({"rows": 10})
-    grown = measured.value("grown_mb")
-    assert grown is not None
-    assert 30 < grown < 40
-    assert measured.value("rows/s") == 10 / measured.seconds
+    """In a process of its own, as sides are."""
+    shown = subprocess.run(
+        [sys.executable, "-c", BLOCK], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert 30 < float(shown.stdout) < 40
 
 
 def test_ratios_are_of_rounds_that_belong_together() -> None:
