@@ -13,9 +13,10 @@ from typing import Any
 
 from benchmarks.frame import Measured, Setting, Side, Target, Workload, measuring
 
-ROWS = {"small": 64, "full": 1024}
+ROWS = {"small": 64, "full": 96}
 """To train on with a locked tower."""
 EPOCHS, RATE, BATCH = 3, 5e-4, 64
+TEXT_LORA = {"r": 16, "lora_alpha": 32, "target_modules": r".*text_model.*\.(q_proj|v_proj)"}
 LARGE = {"small": 64, "full": 512}
 """Rows of a large batch."""
 PART = 32
@@ -81,6 +82,7 @@ def _train(setting: Setting) -> dict[str, Any]:
 def script(setting: Setting) -> Measured:
     """transformers' Trainer, in the manner of the seed's CLIP example: images are decoded as they are needed."""
     import torch
+    from peft import LoraConfig, get_peft_model
     from toolkit_clip.images import open_rgb
     from transformers import CLIPModel, CLIPProcessor, Trainer, TrainingArguments, set_seed
 
@@ -89,8 +91,7 @@ def script(setting: Setting) -> Measured:
         set_seed(setting.seed)
         model = CLIPModel.from_pretrained(_model(setting))
         processor = CLIPProcessor.from_pretrained(_model(setting), backend="pil")
-        for part in (model.vision_model, model.visual_projection):
-            part.requires_grad_(False)
+        model = get_peft_model(model, LoraConfig(**TEXT_LORA))
 
         def collate(batch: Rows) -> dict[str, Any]:
             images = [open_rgb(row["image"]) for row in batch]
@@ -134,7 +135,7 @@ def toolkit(setting: Setting, cache: Path | None = None) -> Measured:
         data={"validation_fraction": 0},
         train={**_train(setting), "do_eval": False},
         eval={"before": False},
-        clip={"trained": "text"},
+        adapter=TEXT_LORA,
         cache={"dir": str(cache or setting.folder / "cache")},
     )
     with measuring() as meter:
@@ -344,7 +345,7 @@ def _large(lora: bool, at_most: float) -> Workload:
 WORKLOADS = [
     Workload(
         "clip-locked",
-        f"all but the image tower trains, {EPOCHS} epochs, the same pairs in the same order",
+        f"LoRA on the text tower, {EPOCHS} epochs, the same pairs in the same order",
         sides=[Side("script", script), Side("toolkit", toolkit), Side("warm", warm)],
         baseline="script",
         targets=[Target("toolkit", "speed", at_least=2.2), Target("warm", "speed", at_least=5.0)],
