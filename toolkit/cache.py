@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.lock import taken
 from toolkit.notices import say_once
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class StageStore:
             yield True
             return
         with file:
-            yield _has_locked(file)
+            yield taken(file)
 
     def write(self, key: str, tensors: Mapping[str, Any]) -> None:
         """Keep the tensors of one row, if there is room."""
@@ -225,16 +225,6 @@ class StageStore:
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
-
-
-def _has_locked(file: Any) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _checksum(tensors: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def refuse_at_work(folder: Path, what: str = "run") -> None:
     if not ranks.is_first():
         return
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open() as file:
-        if not _taken(file):
+        if not taken(file):
             raise _at_work(folder, what, file)
 
 
@@ -54,7 +54,7 @@ def _taken_or_refused(folder: Path, what: str) -> IO[str]:
     path = folder / LOCK
     while True:
         file = path.open("a+")
-        if not _taken(file):
+        if not taken(file):
             with file:
                 raise _at_work(folder, what, file)
         with contextlib.suppress(FileNotFoundError):  # who ends takes the file away, maybe just now
@@ -63,7 +63,8 @@ def _taken_or_refused(folder: Path, what: str) -> IO[str]:
         file.close()
 
 
-def _taken(file: IO[str]) -> bool:
+def taken(file: IO[str]) -> bool:
+    """Take the lock of an open file, unless another has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
