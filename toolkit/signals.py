@@ -62,19 +62,23 @@ class Signals(TrainerCallback):
         Of several processes each has to call it as often as the others.
         """
         self.polled = True
-        self._agree()
-        if self.received is not None:
-            raise Interrupted(self.received)
+        received, _ = self._agreed()
+        if received is not None:
+            raise Interrupted(received)
 
-    def _agree(self) -> None:
-        """What one of several processes has received, all have."""
+    def _agreed(self) -> tuple[int | None, bool]:
+        """The signal that asks for the end, and whether one asks to save: of several processes what any has received.
+
+        One that arrives meanwhile waits for the next time.
+        """
         received, save = ranks.highest(self.received or 0, self._save)
-        self.received, self._save = received or None, bool(save)
+        self.received = self.received or received or None
+        return received or None, bool(save)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        self._agree()
-        self._stopping = self.received is not None
-        if self._save or self._stopping:
+        received, save = self._agreed()
+        self._stopping = received is not None
+        if save or self._stopping:
             control.should_save, self._save = True, False
         if self._stopping:
             control.should_training_stop = True
