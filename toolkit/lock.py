@@ -94,7 +94,7 @@ def _at_work(folder: Path, what: str, file: IO[str]) -> CheckpointError:
         who = "a process that has not said which"
     return CheckpointError(
         f"another {what} is at work in {folder}: {who}",
-        hint="wait until it has ended, or name another folder with --output-dir",
+        hint="wait until it has ended, or name another folder",
     )
 
 
