@@ -7,6 +7,7 @@ would wait for it else: `first`, `alike` and `highest` are called by all of them
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import pickle
 from collections.abc import Callable
@@ -125,8 +126,18 @@ def _join() -> None:
         return
     import torch
     from accelerate import PartialState
-    from torch import distributed
 
     PartialState(cpu=not torch.accelerator.is_available())
-    atexit.register(distributed.destroy_process_group)
+    atexit.register(_part)
     _joined = True
+
+
+def _part() -> None:
+    """End gloo's threads before the interpreter ends: one that lets go of a tensor later aborts the process.
+
+    They end with the group itself, which a run that is over may still hold in a cycle.
+    """
+    from torch import distributed
+
+    distributed.destroy_process_group()
+    gc.collect()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def command(task: str, folder: Path, batch: int, steps: int, *more: str) -> list
     ]  # fmt: skip
 
 
-def started(arguments: list[str]) -> subprocess.Popen[str]:
+def started(arguments: list[str], program: Sequence[str] = ("-m", "toolkit")) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*TORCHRUN, "-m", "toolkit", *arguments],
+        [*TORCHRUN, *program, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -170,6 +171,30 @@ def test_bad_numbers_of_one_process(
         assert (found["train"]["steps"], found["train"]["skipped"]) == (4, 1)
         trained = load_file(next((folder / "model").glob("*.safetensors")))
         assert all(bool(torch.isfinite(one).all()) for one in trained.values())
+
+
+NAMES_ITS_THREADS = """
+import atexit, pathlib, sys
+from toolkit.cli import main
+
+def tell():
+    print("at the end:", *(one.read_text().strip() for one in pathlib.Path("/proc/self/task").glob("*/comm")))
+
+atexit.register(tell)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_no_thread_of_gloo_outlives_a_run(tmp_path: Path) -> None:
+    """One that lets go of a tensor while the interpreter ends aborts the process, of a run that is finished."""
+    program = tmp_path / "program.py"
+    program.write_text(NAMES_ITS_THREADS)
+    process = started(command("clip-contrastive", tmp_path / "two", 4, 1), [str(program)])
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    threads = [line for line in printed.splitlines() if line.startswith("at the end: ")]
+    assert len(threads) == 2
+    assert all("python" in line and "gloo" not in line for line in threads)
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
