@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.frame import Measured, Setting, Side, Target, Workload, measuring
 
-ROWS = {"small": 16, "full": 96}
+ROWS = {"small": 16, "full": 192}
 MEASURED = 8
 """A row is measured on for so many that are trained on."""
 DECODER = ["decoder.layers.*.self_attn.q_proj", "decoder.layers.*.self_attn.v_proj"]

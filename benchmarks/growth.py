@@ -11,7 +11,7 @@ from benchmarks.frame import Measured, Setting, Side, Size, Target, Workload, me
 
 BOTH: tuple[Size, ...] = ("small", "full")
 FEW, MANY_SMALL, MANY = 1_000, 10_000, 100_000
-KINDS = ("jsonl", "csv", "parquet")
+TABLES = ("jsonl", "csv", "parquet")
 
 
 def _many(setting: Setting) -> int:
@@ -22,7 +22,7 @@ def _row(number: int) -> dict[str, str]:
     return {"prompt": f"What is number {number}?", "completion": f"It is {number} and no other. " * 4}
 
 
-def _write(kind: str) -> Callable[[Setting], None]:
+def _write_table(kind: str) -> Callable[[Setting], None]:
     """Two folders with a table of training rows each, and few rows to validate on."""
 
     def prepare(setting: Setting) -> None:
@@ -40,18 +40,34 @@ def _write(kind: str) -> Callable[[Setting], None]:
     return prepare
 
 
+def _write_pictures(setting: Setting) -> None:
+    """Two folders of pictures with their metadata, a file a row."""
+    from PIL import Image
+
+    for name, count in (("few", FEW), ("many", _many(setting))):
+        for split, rows in (("train", count), ("validation", 16)):
+            folder = setting.shared / name / split
+            folder.mkdir(parents=True)
+            with (folder / "metadata.jsonl").open("w") as file:
+                for number in range(rows):
+                    shade = (number % 256, number // 256 % 256, 0)
+                    Image.new("RGB", (8, 8), shade).save(folder / f"{number}.png")
+                    row = {"file_name": f"{number}.png", "caption": f"The shade {shade}"}
+                    file.write(json.dumps(row) + "\n")
+
+
 def _columns(count: int) -> dict[str, list[str]]:
     rows = [_row(number) for number in range(count)]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _run(name: str) -> Callable[[Setting], Measured]:
-    """`toolkit run` for two steps, with the rows ordered by length, which looks at each of them."""
+def _run(name: str, task: str) -> Callable[[Setting], Measured]:
+    """`toolkit run` for two steps; texts are ordered by length, for which each of them is looked at."""
 
     def run(setting: Setting) -> Measured:
         settings = ("eval.before=false", "train.max_steps=2", "train.eval_strategy=no", "train.do_eval=false",
                     f"cache.dir={setting.folder / 'cache'}")  # fmt: skip
-        command = ["run", "--task", "causal-lm", "--data", str(setting.shared / name), "--output-dir",
+        command = ["run", "--task", task, "--data", str(setting.shared / name), "--output-dir",
                    str(setting.folder / "run")]  # fmt: skip
         command += [part for one in settings for part in ("--set", one)]
         return _timed(command, _rows(setting, name))
@@ -59,9 +75,9 @@ def _run(name: str) -> Callable[[Setting], Measured]:
     return run
 
 
-def _check(name: str) -> Callable[[Setting], Measured]:
+def _check(name: str, task: str) -> Callable[[Setting], Measured]:
     def run(setting: Setting) -> Measured:
-        command = ["check", "--task", "causal-lm", "--data", str(setting.shared / name)]
+        command = ["check", "--task", task, "--data", str(setting.shared / name)]
         return _timed(command, _rows(setting, name))
 
     return run
@@ -77,19 +93,23 @@ def _timed(command: list[str], rows: int) -> Measured:
     return meter.measured({"rows": rows})
 
 
-def _workload(what: str, kind: str, side: Callable[[str], Callable[[Setting], Measured]]) -> Workload:
+def _workload(what: str, kind: str, side: Callable[[str, str], Callable[[Setting], Measured]]) -> Workload:
+    task, write = (
+        ("causal-lm", _write_table(kind)) if kind in TABLES else ("clip-contrastive", _write_pictures)
+    )
     return Workload(
         f"{what}-{kind}",
-        f"`toolkit {what}` on {FEW} rows of a {kind} file and on {MANY} ({MANY_SMALL} when small)",
-        sides=[Side("few", side("few")), Side("many", side("many"))],
+        f"`toolkit {what}` on {FEW} rows of {kind} and on {MANY} ({MANY_SMALL} when small)",
+        sides=[Side("few", side("few", task)), Side("many", side("many", task))],
         baseline="few",
         targets=[Target("many", "peak_mb", at_most=1.1, sizes=BOTH)],
-        prepare=_write(kind),
+        prepare=write,
         sizes=BOTH if kind == "jsonl" else ("full",),
     )
 
 
 WORKLOADS = [
-    *(_workload("run", kind, _run) for kind in KINDS),
-    *(_workload("check", kind, _check) for kind in KINDS),
+    _workload(what, kind, side)
+    for what, side in (("run", _run), ("check", _check))
+    for kind in (*TABLES, "pictures")
 ]

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.frame import Measured, Setting, Side, Target, Workload, measuring
 
 BATCH = 8
-ROWS = {"small": 32, "full": 24}
+ROWS = {"small": 32, "full": 64}
 SEED_BATCH = 4
 SEED_ROWS = {"small": 16, "full": 8}
 HELD_OUT = 16

@@ -21,6 +21,7 @@ from toolkit.notices import json_text
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
 _BEING_WRITTEN = ".being-written"
 RUNNING_LOSS = "running_loss.json"
 
@@ -80,23 +81,35 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None when it is as its manifest says."""
     try:
         entries = read_json(folder / MANIFEST)["files"]
-    except (CheckpointError, KeyError, TypeError):
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in entries.items()}
+    except (CheckpointError, KeyError, TypeError, AttributeError):
         return "it was cut off while it was written" if was_cut_off(folder) else "it has no readable manifest"
-    for name, entry in entries.items():
+    for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():
             return f"'{name}' is missing"
-        if path.stat().st_size != entry["size"] or _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != size or _sha256(path) != digest:
             return f"'{name}' is not as it was written"
-    return None
+    return _damage_of_state(folder)
+
+
+def _damage_of_state(folder: Path) -> str | None:
+    """What is written as it should be may still be nonsense, as of a checkpoint that was mended by hand."""
+    try:
+        state = read_json(folder / STATE)
+    except CheckpointError:
+        return f"'{STATE}' cannot be read"
+    logged = state.get("log_history")
+    if not isinstance(logged, list) or not all(isinstance(line, dict) for line in logged):
+        return f"'{STATE}' holds no log"
+    return None if state.get("global_step") == step_of(folder) else f"'{STATE}' is of another step"
 
 
 def is_validated(folder: Path) -> bool:
     """Whether training had measured the validation rows at the checkpoint's step when it was written."""
-    logged = read_json(folder / "trainer_state.json").get("log_history", [])
     return any(
         line.get("step") == step_of(folder) and any(key.startswith("eval_") for key in line)
-        for line in logged
+        for line in read_json(folder / STATE)["log_history"]
     )
 
 

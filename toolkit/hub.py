@@ -9,7 +9,7 @@ from typing import Any
 from toolkit import checkpoint
 from toolkit.errors import ModelError
 
-STATE = ["optimizer.*", "scheduler.*", "rng_state*", "scaler.*", "trainer_state.json", checkpoint.RUNNING_LOSS,
+STATE = ["optimizer.*", "scheduler.*", "rng_state*", "scaler.*", checkpoint.STATE, checkpoint.RUNNING_LOSS,
          checkpoint.MANIFEST]  # fmt: skip
 """Files of a checkpoint that are of the training, not of the model."""
 

@@ -65,6 +65,9 @@ class ResumableTrainer(transformers.Trainer):
         self._saved = None
         self._stopped = self.nothing_done = False
         self._numbers = BadNumbers(self)
+        if self._resumed_from is not None:
+            with _taken_up("training state", str(self._resumed_from)):
+                transformers.TrainerState.load_from_json(str(self._resumed_from / checkpoint.STATE))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _newest_checkpoint(self) -> str | None:

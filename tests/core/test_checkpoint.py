@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ from toolkit import CheckpointError
 from toolkit import checkpoint as ck
 
 
+def write_state(folder: Path, state: Any) -> None:
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+
+
 def write(parent: Path, step: int, *, finished: bool = True) -> Path:
     folder = parent / f"checkpoint-{step}"
     (folder / "adapter").mkdir(parents=True)
     (folder / "weights.bin").write_bytes(bytes(range(200)))
     (folder / "adapter" / "more.bin").write_bytes(b"x" * step)
+    write_state(folder, {"global_step": step, "log_history": []})
     if finished:
         ck.complete(folder)
     return folder
@@ -52,12 +58,38 @@ def flip(path: Path) -> None:
         (lambda folder: (folder / "manifest.json").unlink(), "it has no readable manifest"),
         (lambda folder: (folder / "manifest.json").write_text('{"files'), "it has no readable manifest"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "it has no readable manifest"),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"files": []}'),
+            "it has no readable manifest",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"files": {"a": 1}}'),
+            "it has no readable manifest",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, spoil, reason: str) -> None:  # type: ignore[no-untyped-def]
     good, damaged = write(tmp_path, 10), write(tmp_path, 20)
     assert ck.newest(tmp_path) == damaged
     spoil(damaged)
+    assert ck.damage(damaged) == reason
+    assert ck.newest(tmp_path) == good
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ([], "'trainer_state.json' cannot be read"),
+        ({"global_step": 20}, "'trainer_state.json' holds no log"),
+        ({"global_step": 20, "log_history": ["a"]}, "'trainer_state.json' holds no log"),
+        ({"global_step": 10, "log_history": []}, "'trainer_state.json' is of another step"),
+        ({"global_step": "20", "log_history": []}, "'trainer_state.json' is of another step"),
+    ],
+)
+def test_nonsense_that_is_as_it_was_written_is_damage(tmp_path: Path, state: Any, reason: str) -> None:
+    good, damaged = write(tmp_path, 10), write(tmp_path, 20, finished=False)
+    write_state(damaged, state)
+    ck.complete(damaged)
     assert ck.damage(damaged) == reason
     assert ck.newest(tmp_path) == good
 
@@ -116,3 +148,13 @@ def test_a_checkpoint_of_which_a_part_has_no_place_is_refused(tmp_path: Path) ->
         CheckpointError, match="the checkpoint holds weights that a ViTForImageClassification does not"
     ):
         trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+
+
+def test_a_state_that_cannot_be_taken_up_is_a_fault_of_the_checkpoint(tmp_path: Path) -> None:
+    vit_trainer(tmp_path).train()
+    folder = tmp_path / "checkpoint-1"
+    state = ck.read_json(folder / "trainer_state.json")
+    write_state(folder, {**state, "of_another_release": 1})
+    ck.complete(folder)
+    with pytest.raises(CheckpointError, match="the training state in .*checkpoint-1 cannot be taken up"):
+        vit_trainer(tmp_path).train(resume_from_checkpoint=str(folder))

@@ -137,11 +137,16 @@ def test_a_first_checkpoint_that_was_cut_off_is_no_damage(tiny_recipe: Recipe, i
     assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
 
 
+def write_state(folder: Path) -> None:
+    (folder / ck.STATE).write_text(json.dumps({"global_step": ck.step_of(folder), "log_history": []}))
+
+
 def test_a_checkpoint_is_kept_until_its_successor_is_complete(tmp_path: Path) -> None:
     """Also where both are of the same step, and whatever moment cuts it off."""
     folder = tmp_path / "checkpoint-4"
     ck.begin(folder)
     (folder / "weights").write_text("old")
+    write_state(folder)
     ck.complete(folder)
     ck.begin(folder)
     (folder / "weights").write_text("new, but not all of")
@@ -154,6 +159,7 @@ def test_a_checkpoint_is_kept_until_its_successor_is_complete(tmp_path: Path) ->
     assert (folder / "weights").read_text() == "old"
     ck.begin(folder)
     (folder / "weights").write_text("new")
+    write_state(folder)
     ck.complete(folder)
     ck.bring_back(tmp_path)
     assert (folder / "weights").read_text() == "new"
