@@ -156,5 +156,5 @@ def test_a_state_that_cannot_be_taken_up_is_a_fault_of_the_checkpoint(tmp_path: 
     state = ck.read_json(folder / "trainer_state.json")
     write_state(folder, {**state, "of_another_release": 1})
     ck.complete(folder)
-    with pytest.raises(CheckpointError, match="the training state in .*checkpoint-1 cannot be taken up"):
+    with pytest.raises(CheckpointError, match=r"the training state in .*checkpoint-1 cannot be taken up"):
         vit_trainer(tmp_path).train(resume_from_checkpoint=str(folder))
