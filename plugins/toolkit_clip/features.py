@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit import Batch
+from toolkit_clip.lengths import by_length
 from toolkit_clip.pixels import normalised
 
 
@@ -38,7 +39,8 @@ def features(model: Any, batch: Batch) -> Features:
     """
     texts = {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
     pixels = normalised(batch["pixels"], batch["mean"], batch["std"])
-    outputs = model(pixel_values=pixels, **texts)
+    with by_length(unwrapped(model)):
+        outputs = model(pixel_values=pixels, **texts)
     return Features(precise(outputs.image_embeds), precise(outputs.text_embeds))
 
 

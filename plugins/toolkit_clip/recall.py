@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from toolkit_clip.forwards import in_place_of_forward, trains
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,11 @@ class Recall:
     @contextmanager
     def attached(self, clip: Any) -> Iterator[Recall]:
         """`clip`: unwrapped."""
-        frozen = [one for one in (clip.vision_model, clip.text_model) if not _trains(one)]
-        before = [vars(one).get("forward") for one in frozen]  # others may have put something there
-        for tower in frozen:
-            tower.forward = functools.wraps(tower.forward)(self._once(tower.forward))
-        try:
+        with ExitStack() as stack:
+            for tower in (clip.vision_model, clip.text_model):
+                if not trains(tower):
+                    stack.enter_context(in_place_of_forward(tower, self._once(tower.forward)))
             yield self
-        finally:
-            for tower, other in zip(frozen, before, strict=True):
-                del tower.forward
-                if other is not None:
-                    tower.forward = other
 
     def _once(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         known: dict[int, tuple[type, Tensor, Randomness]] = {}
@@ -70,7 +65,3 @@ class Recall:
             return kind(pooler_output=pooled)
 
         return recalled
-
-
-def _trains(module: Any) -> bool:
-    return any(weights.requires_grad for weights in module.parameters())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toolkit_clip.images import MAX_PIXELS, name_of, open_rgb
+from toolkit_clip.images import MAX_PIXELS, content_of, name_of, open_rgb
 
 from toolkit import DataError
 
@@ -185,3 +185,23 @@ def test_what_is_no_image_says_what_it_is(tmp_path: Path) -> None:
         with pytest.raises(DataError):
             open_rgb(odd)
     assert name_of({"bytes": b"x", "path": None}) == "an image without a path"
+
+
+def test_what_tells_files_apart(write: Any, picture: Any, tmp_path: Path) -> None:
+    path = write("a.png", picture(8, 8))
+    content = content_of(str(path))
+    assert content == content_of(path) == content_of({"bytes": path.read_bytes(), "path": "b.png"})
+    assert content == content_of({"bytes": None, "path": str(path)})
+    assert content != content_of(write("a.png", picture(8, 8, 1)))
+    nothing = [
+        tmp_path,
+        "missing.png",
+        "a\0b",
+        "long" * 2000,
+        "\ud800",
+        picture(8, 8),
+        {"bytes": 3},
+        {},
+        None,
+    ]
+    assert [content_of(one) for one in nothing] == [None] * len(nothing)
