@@ -240,7 +240,7 @@ WORKLOADS = [
     ),
     Workload(
         "llama-script",
-        f"a plain transformers script, which pads to {PADDED_TO} tokens, in batches of 4: the same rows, labels and order",
+        f"a plain transformers script, padding to {PADDED_TO} tokens, in batches of 4: the same rows, labels and order",
         sides=[
             Side("toolkit", partial(toolkit, rows=SCRIPT_ROWS, batch=SCRIPT_BATCH, settings={})),
             Side("script-max-length", partial(script, padded_to=PADDED_TO)),

@@ -11,9 +11,9 @@ import torch
 import transformers.utils.hub
 from safetensors.torch import load
 
-from tests.core.test_runs import SPLITS
 from tests.compatibility.bench import trained, trainer
 from tests.compatibility.hub_server import Hub, hub
+from tests.core.test_runs import SPLITS
 from toolkit import ModelError, Recipe, run
 
 pytestmark = pytest.mark.usefixtures("in_tmp")

@@ -505,7 +505,9 @@ def test_advanced_configuration() -> None:
     assert {name.split(".")[2] for name in heads} == {"classifier", "score"}
 
 
-def test_advanced_configuration_on_a_model_that_has_one_of_the_heads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advanced_configuration_on_a_model_that_has_one_of_the_heads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`classifier` and `score` are what PEFT too tries for any model that classifies."""
     notices._said.clear()
     config = advanced()

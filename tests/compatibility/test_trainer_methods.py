@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer_pt_utils import nested_numpify
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from tests.conftest import Install
 from tests.compatibility.bench import Seen, numbered, tiny_llama, trained, trainer, weights
+from tests.conftest import Install
 from toolkit import RecipeError, Trainer, TrainingArguments, checkpoint, notices
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
