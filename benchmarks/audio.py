@@ -1,4 +1,4 @@
-"""Whisper with LoRA: the seed's script brought up to date against a run of the toolkit, on the same clips.
+"""Whisper with LoRA: a plain transformers script against a run of the toolkit, on the same clips.
 
 Each epoch ends with an evaluation, of the loss and of generated texts. At full size there are `ROWS` clips, or as
 many as `BENCH_SPEECH_ROWS` says (`BENCH_SPEECH_ROWS=1000000`: all of them).
@@ -72,7 +72,7 @@ def _usable(rows: Any, most: int, seed: int) -> list[dict[str, Any]]:
     return found[:most]
 
 
-# ---- the seed's script, with what has changed in transformers since ------------------------------------------
+# ---- a plain transformers script ----------------------------------------------------------------------------
 
 
 def script(job: Job, setting: Setting) -> Measured:

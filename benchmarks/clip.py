@@ -80,7 +80,7 @@ def _train(setting: Setting) -> dict[str, Any]:
 
 
 def script(setting: Setting) -> Measured:
-    """transformers' Trainer, in the manner of the seed's CLIP example: images are decoded as they are needed."""
+    """transformers' Trainer, in a plain script: images are decoded as they are needed."""
     import torch
     from peft import LoraConfig, get_peft_model
     from toolkit_clip.images import open_rgb

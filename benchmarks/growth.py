@@ -41,7 +41,7 @@ def _write_table(kind: str) -> Callable[[Setting], None]:
 
 
 def _write_pictures(setting: Setting) -> None:
-    """Two folders of pictures with their metadata, a file a row."""
+    """Two folders of pictures with their metadata, a file per row."""
     from PIL import Image
 
     for name, count in (("few", FEW), ("many", _many(setting))):

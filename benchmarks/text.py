@@ -1,4 +1,4 @@
-"""Chat pairs with LoRA on the attention: a run of the toolkit against TRL, and against the seed's LLaMA script.
+"""Chat pairs with LoRA on the attention: a run of the toolkit against TRL, and against a plain transformers script.
 
 All sides begin with the same weights, go once over the same rows in the same order, and learn the same tokens of them:
 those of the answers, each with its end. Tokens are counted without padding. Packed by TRL, a step is one sequence that
@@ -20,8 +20,8 @@ from benchmarks.frame import Measured, Setting, Side, Target, Workload, measurin
 
 BATCH = 8
 ROWS = {"small": 32, "full": 64}
-SEED_BATCH = 4
-SEED_ROWS = {"small": 16, "full": 8}
+SCRIPT_BATCH = 4
+SCRIPT_ROWS = {"small": 16, "full": 8}
 HELD_OUT = 16
 PADDED_TO = 512
 PACKED_TO = 512
@@ -190,7 +190,7 @@ def trl(setting: Setting, packing: bool) -> Measured:
     return replace(measured, seconds=trained.metrics["train_runtime"])
 
 
-# ---- the seed's script, with what has changed in transformers since ------------------------------------------
+# ---- a plain transformers script ----------------------------------------------------------------------------
 
 
 def script(setting: Setting, padded_to: int | None) -> Measured:
@@ -203,7 +203,7 @@ def script(setting: Setting, padded_to: int | None) -> Measured:
             return SequentialSampler(self.train_dataset)
 
     model, tokenizer = model_and_tokenizer(setting)
-    rows = [encoded(tokenizer, row) for row in chats(setting, "train", SEED_ROWS[setting.size])]
+    rows = [encoded(tokenizer, row) for row in chats(setting, "train", SCRIPT_ROWS[setting.size])]
     padding = "max_length" if padded_to else "longest"
     with measuring() as meter:
         set_seed(setting.seed)
@@ -211,7 +211,7 @@ def script(setting: Setting, padded_to: int | None) -> Measured:
         model.set_adapter("lora_adapter")
         trainer = InOrder(
             model=model,
-            args=TrainingArguments(output_dir=str(setting.folder), **arguments(setting, SEED_BATCH)),
+            args=TrainingArguments(output_dir=str(setting.folder), **arguments(setting, SCRIPT_BATCH)),
             train_dataset=rows,
             data_collator=DataCollatorForSeq2Seq(tokenizer, padding=padding, max_length=padded_to),
         )
@@ -240,9 +240,9 @@ WORKLOADS = [
     ),
     Workload(
         "llama-script",
-        f"the seed's LLaMA script, which pads to {PADDED_TO} tokens, in batches of 4: the same rows, labels and order",
+        f"a plain transformers script, padding to {PADDED_TO} tokens, in batches of 4: the same rows, labels and order",
         sides=[
-            Side("toolkit", partial(toolkit, rows=SEED_ROWS, batch=SEED_BATCH, settings={})),
+            Side("toolkit", partial(toolkit, rows=SCRIPT_ROWS, batch=SCRIPT_BATCH, settings={})),
             Side("script-max-length", partial(script, padded_to=PADDED_TO)),
             Side("script-dynamic", partial(script, padded_to=None)),
         ],

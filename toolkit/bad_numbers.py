@@ -76,7 +76,7 @@ class BadNumbers:
 
     def _end(self, what: str, rows: list[int]) -> NoReturn:
         error = self._error(what, rows)
-        ranks.first(functools.partial(_raise, error))  # which tells of it
+        ranks.first(functools.partial(_raise, error))  # which reports it
         raise error
 
     def _error(self, what: str, rows: list[int]) -> RunError:

@@ -96,7 +96,7 @@ def _is_alive(mark: Path) -> bool:
 
 
 class StageStore:
-    """The outputs of one stage, a file a row, named by what went in."""
+    """The outputs of one stage, a file per row, named by what went in."""
 
     def __init__(self, root: Path, key: str, facts: Mapping[str, Any], most_bytes: float) -> None:
         self.root, self.folder = root, root / "frozen" / key

@@ -101,7 +101,7 @@ def toolkit_columns(recipe: Recipe) -> Sequence[Column] | None:
 def toolkit_model(recipe: Recipe) -> Callable[[], tuple[Any, Any]] | None:
     """Build: `() -> (model, processor)`, freshly loaded from `recipe.model`, on the CPU, nothing frozen.
 
-    When: once a run. `toolkit.load_model(recipe.model, SomeModelClass)` honours revision, dtype, quantization and
+    When: once per run. `toolkit.load_model(recipe.model, SomeModelClass)` honours revision, dtype, quantization and
     the rest. The processor is whatever prepares inputs; it is saved beside the model with `save_pretrained`.
     There is no default: a run needs one plugin that answers.
     Errors: `ModelError` when the model cannot be loaded.
@@ -223,7 +223,7 @@ def toolkit_show(recipe: Recipe, processor: Any) -> Callable[[Row], str] | None:
 
 @hookspec
 def toolkit_augment(recipe: Recipe) -> Callable[[Row, torch.Generator], Row] | None:
-    """Build, and the one that chains: `(row, generator) -> row`, a random change to a prepared row.
+    """Build, and chains: `(row, generator) -> row`, a random change to a prepared row.
 
     When: after `toolkit_prepare`, for training rows only, in the order the recipe names the plugins. All
     randomness must come from the generator, seeded by (seed, epoch, row): so a resumed run sees the same rows.
@@ -362,7 +362,8 @@ def toolkit_evaluate_batch(recipe: Recipe, processor: Any) -> Callable[[Any, Bat
 def toolkit_metrics(recipe: Recipe, processor: Any) -> Sequence[Metric] | None:
     """Fresh metrics, a list; those of all plugins are computed.
 
-    When: at the start of each evaluation, and once before the run to learn their names from `compute()`.
+    When: at the start of each evaluation; beforehand, for the names, by `toolkit check`, and by a run where
+    `train.metric_for_best_model` needs them.
     Errors: two metrics that give the same name are refused.
 
         @hookimpl

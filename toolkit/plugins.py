@@ -1,4 +1,4 @@
-"""The plugins of one run: loaded, verified, and asked through one typed method a hook."""
+"""The plugins of one run: loaded, verified, and asked through one typed method per hook."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class Plugins:
             except Exception as error:
                 say(f"{plugin.describe()}: {hook} failed: {in_one_line(error)}; the run is not affected")
 
-    # ---- one method a hook, in calling order ---------------------------------------------------------------
+    # ---- one method per hook, in calling order -------------------------------------------------------------
 
     def check(self) -> None:
         """Raise the faults that the plugins find, all together, or that two of them each bring a model."""
@@ -321,7 +321,7 @@ def _check_contract(plugin: Installed, wanted: Any) -> None:
         [
             f"it is written for version {wanted} of the hooks, task-toolkit {version('task-toolkit')} has {known}"
         ],
-        f"pip install -U {'task-toolkit' if wanted > newest else plugin.distribution}",
+        f"install a newer {'task-toolkit' if wanted > newest else plugin.distribution}",
     )
 
 

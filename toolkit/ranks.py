@@ -78,7 +78,7 @@ def highest(*numbers: int) -> list[int]:
 
 
 def is_told(error: BaseException) -> bool:
-    """Whether the first process tells of this error too."""
+    """Whether the first process reports this error too."""
     return not is_first() and (not _joined or any(error is one for one in _heard))
 
 

@@ -263,6 +263,15 @@ def plugins_of(recipe: Recipe) -> Plugins:
     return plugins
 
 
+def faults_of(recipe: Recipe) -> list[ToolkitError]:
+    """What a run of the recipe would be refused for before data and model are opened."""
+    try:
+        plugins_of(recipe.resolved())
+    except ToolkitError as error:
+        return list(error.all)
+    return []
+
+
 def _carry_out(
     plugins: Plugins, files: RunFolder, data: Any, objects: tuple[Any, Any], going_on: bool,
     changed: Sequence[str], allow_changes: bool,

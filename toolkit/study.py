@@ -133,7 +133,7 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise RecipeError("a search needs optuna", hint="pip install 'task-toolkit[search]'") from None
+        raise RecipeError("a search needs optuna", hint="pip install optuna") from None
     return optuna
 
 

@@ -23,7 +23,7 @@ class WhisperSettings:
         audio_window: how much the encoder reads: `full`, the model's own window; `fit`, the clip with half a second of
             silence or more, to a whole second; or so many seconds. By default what the model was trained with.
         speed: clips are played faster or slower by up to this share, in hundredths: 0.1 is from 0.9 to 1.1 times.
-        noise_snr_db: least and most distance of white noise from the sound, in dB; null adds none.
+        noise_snr_db: lowest and highest signal-to-noise ratio of the white noise added, in dB; null adds none.
         time_masks, time_mask_seconds: SpecAugment: how many stretches of time are masked, and how long at most.
         frequency_masks, frequency_mask_bands: the same for runs of mel bands.
     """

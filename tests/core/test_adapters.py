@@ -100,10 +100,10 @@ def messages(build: Any) -> list[str]:
         ),
     ],
 )
-def test_seed_lists_train_exactly_those(build: Any, entries: list[str], expected: set[str]) -> None:
+def test_lists_with_stars_train_exactly_those(build: Any, entries: list[str], expected: set[str]) -> None:
     settings = {"lora_alpha": 16, "lora_dropout": 0.1, "r": 64, "target_modules": entries}
     assert trains(adapt(build(), settings)) == expected
-    model = build()  # as the seed writes it, without `adapt`
+    model = build()  # as older scripts do it, without `adapt`
     model.add_adapter(LoraConfig(**settings), adapter_name="lora_adapter")
     model.set_adapter("lora_adapter")
     trained = {name.partition(".lora_")[0] for name, one in model.named_parameters() if one.requires_grad}
@@ -152,7 +152,7 @@ def test_all_linear_is_pefts(build: Any) -> None:
     assert trains(ours) == trains(theirs)
 
 
-def test_seed_regular_expression_passes_over_containers() -> None:
+def test_a_regular_expression_passes_over_containers() -> None:
     tiny = T5Config(
         vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
     )

@@ -291,8 +291,10 @@ def test_both_at_once_are_one_name_twice() -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason", "remedy"),
     [
-        ("4", "it is written for version 4 of the hooks, task-toolkit 0.1.0 has 2 to 3", "pip install -U task-toolkit"),
-        ("1", "it is written for version 1 of the hooks, task-toolkit 0.1.0 has 2 to 3", "pip install -U toolkit-vit"),
+        ("4", "it is written for version 4 of the hooks, task-toolkit 0.1.0 has 2 to 3",
+         "install a newer task-toolkit"),
+        ("1", "it is written for version 1 of the hooks, task-toolkit 0.1.0 has 2 to 3",
+         "install a newer toolkit-vit"),
         ("'3'", "toolkit_contract must be a whole number, is '3'", "the newest is 3"),
     ],
 )  # fmt: skip

@@ -500,7 +500,7 @@ def test_do_predict_without_rows_or_predictions(
 
 
 def test_tensorboard_shows_what_metrics_jsonl_says(tiny_recipe: Recipe, in_tmp: Path) -> None:
-    from tests.seed.test_training_arguments import scalars
+    from tests.compatibility.test_training_arguments import scalars
 
     train = {"report_to": "tensorboard", "eval_strategy": "epoch"}
     result = run(tiny_recipe.override(train=train), "first", data=SPLITS)

@@ -161,5 +161,5 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError) as caught:
         suggest(SPACE, [], 0, False)
     assert (caught.value.message, caught.value.hint) == (
-        "a search needs optuna", "pip install 'task-toolkit[search]'"
+        "a search needs optuna", "pip install optuna"
     )  # fmt: skip

@@ -39,6 +39,8 @@ def test_types_and_samples_are_in_it(wheel: zipfile.ZipFile) -> None:
         for top in ("toolkit", "toolkit_causal_lm", "toolkit_whisper", "toolkit_clip", "toolkit_tasks")
     } <= names
     assert "toolkit_tasks/samples/causal_lm/data/train.jsonl" in names
+    tasks = ("causal_lm", "clip_contrastive", "whisper_asr")
+    assert {f"toolkit_tasks/samples/{task}/README.md" for task in tasks} <= names
     samples = [
         info for info in wheel.infolist() if info.filename.startswith("toolkit_tasks/samples/whisper_asr/")
     ]

@@ -122,7 +122,7 @@ def test_the_rows_are_of_the_three_shapes() -> None:
 
 
 def test_the_columns_are_those_that_are_recognised() -> None:
-    [line] = re.findall(r"- \*\*Columns\*\*: (.*?)Any other name", GUIDE, re.DOTALL)
+    [line] = re.findall(r"- \*\*Columns\*\*: (.*?)Map any other", GUIDE, re.DOTALL)
     known = [name for column in toolkit_causal_lm.toolkit_columns() for name in (column.name, *column.usual)]
     assert re.findall(r"`(\w+)`", line) == [name for name in known if name != "input"]
 

@@ -130,7 +130,7 @@ def test_the_same_from_python(desk: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_columns_are_those_that_are_recognised() -> None:
-    [line] = re.findall(r"- \*\*Columns\*\*: (.*?)Any other name", GUIDE, re.DOTALL)
+    [line] = re.findall(r"- \*\*Columns\*\*: (.*?)Map any other", GUIDE, re.DOTALL)
     named = re.findall(r"`(\w+)`", line)
     known = [[column.name, *column.usual] for column in toolkit_whisper.toolkit_columns() if column.required]
     assert named == known[0] + known[1]

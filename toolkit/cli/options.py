@@ -66,13 +66,17 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
     """The recipe that the options name, with their changes.
 
     Raises:
-        RecipeError: none or two recipes are named, or changes are wrong: all faults together.
+        RecipeError: none or two recipes are named, or settings are wrong; with what is wrong in the rest of them.
         PluginError: no such task.
     """
     recipe, faults = recipe_and_faults(options)
-    if recipe is None or faults:
-        raise type(faults[0]).gather(faults)
-    return recipe
+    if recipe is not None and not faults:
+        return recipe
+    if recipe is not None:
+        from toolkit.runs import faults_of
+
+        faults += faults_of(recipe)
+    raise type(faults[0]).gather(faults)
 
 
 def recipe_and_faults(options: argparse.Namespace) -> tuple[Recipe | None, list[ToolkitError]]:

@@ -127,3 +127,19 @@ def test_run_tells_the_faults_of_all_changes(recipe_file: Path, capsys: pytest.C
     assert main(["run", "tiny.yaml", "--output-dir", "first", *changes]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
     assert not Path("first").exists()
+
+
+def test_run_tells_the_faults_of_the_file_together_with_those_of_its_values(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "extends: tiny.yaml\ndata: {limt: 3}\ntrain: {bf: 1}\neval: {early_stopping_patience: 0}\n"
+    Path("wrong.yaml").write_text(text)
+    assert main(["run", "wrong.yaml", "--output-dir", "first", "--set", "tran.seed=1"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: data.limt: unknown key 'limt'",
+        "error: recipe: unknown key 'tran'",
+        "error: eval.early_stopping_patience: expected at least 1, found 0",
+        "error: train.bf: unknown key 'bf'",
+    ]
+    assert not Path("first").exists()

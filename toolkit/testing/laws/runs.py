@@ -24,7 +24,7 @@ _OF_TRAINING = (
 
 
 def runs_to_its_end(subject: Subject) -> None:
-    """A small run trains, is measured, is saved and is told of, and nothing fails on the way."""
+    """A small run trains, is measured, saved and reported, and nothing fails on the way."""
     finished = subject.finished_run
     if subject.has("toolkit_run_finished"):
         subject.plugins.answer(subject.name, "toolkit_run_finished", run=finished)

@@ -1,4 +1,4 @@
-"""The seed's three use cases, as task files and as scripts: what they say is what it says, and they work."""
+"""The three use cases in `examples/`, as task files and as scripts: both say the same, and they work."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from toolkit.spellings import modern
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "examples/README.md").read_text()
 LORA = {"lora_alpha": 16, "lora_dropout": 0.1, "r": 64}
-"""The seed's, in all three."""
+"""In all three."""
 TRAIN = {"evaluation_strategy": "epoch", "num_train_epochs": 3, "weight_decay": 0.01}
 LOGGED = {"logging_dir": "./logs", "logging_steps": 10, "save_total_limit": 3, "save_steps": 500}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the seed says of a use case, what stands in for its model and data, and which modules that adapts."""
+    """What a use case is, what stands in for its model and data, and which modules that adapts."""
 
     name: str
     cls: Any
@@ -49,7 +49,7 @@ class Case:
     sample: Path
     adapted: set[str]
     unlike: frozenset[str] = frozenset()
-    """Settings of the task that the seed says nothing of, and that change nothing about what is learnt."""
+    """Settings that the task file has beyond these, and that change nothing about what is learnt."""
 
 
 def sample(recipe: Recipe) -> Path:
@@ -126,7 +126,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @each
-def test_task_file_says_what_the_seed_says(case: Case) -> None:
+def test_task_file_says_what_the_use_case_is(case: Case) -> None:
     recipe = recipe_of(case)
     recipe.validate()
     assert recipe.model.quantization == "4bit"
@@ -218,7 +218,7 @@ def test_script_says_what_the_task_file_says(ran: Ran) -> None:
     assert recipe.data.source in str(defaults.data)
 
 
-def test_script_trains_what_the_seed_names_on_weights_in_4_bits(ran: Ran) -> None:
+def test_script_trains_what_it_names_on_weights_in_4_bits(ran: Ran) -> None:
     trained = {name: one for name, one in ran.model.named_parameters() if one.requires_grad}
     parts = [f"lora_{part}.lora_adapter.weight" for part in "AB"]
     assert set(trained) == {f"{module}.{part}" for module in ran.case.adapted for part in parts}
@@ -291,7 +291,7 @@ def test_script_uses_what_it_reloaded(ran: Ran) -> None:
 
 
 def test_a_multilingual_whisper_is_told_the_language(tmp_path: Path, desk: Path) -> None:
-    """As the seed's large one is: in training, and by what is saved also afterwards."""
+    """As the large one is: in training, and by what is saved also afterwards."""
     model, processor = nano_whisper(languages=list(LANGUAGES), multilingual=True)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "model")
@@ -351,8 +351,8 @@ def test_task_file_works(case: Case, desk: Path, capsys: pytest.CaptureFixture[s
     assert prediction["output"]
 
 
-def test_the_seeds_four_sentences_are_learnt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the recipe itself names as data, with words for the seed's labels 1 and 0."""
+def test_the_four_sentences_are_learnt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the recipe itself names as data, with words for labels 1 and 0."""
     sentences = {
         "train": {"I love this product!": 1, "This is the worst thing I've ever bought.": 0},
         "validation": {"Absolutely fantastic!": 1, "Terrible quality, very disappointed.": 0},

@@ -1,4 +1,4 @@
-"""`LoraConfig`: each of the seed's 18 fields has the effect that the seed says it has, and stays when it is saved."""
+"""`LoraConfig`: each field of peft 0.5 to 0.10 has the effect it had then, and stays when it is saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForTokenClassification
 from transformers.pytorch_utils import Conv1D
 
-from tests.seed.bench import tiny_llama, trained
+from tests.compatibility.bench import tiny_llama, trained
 from toolkit import LoraConfig, RecipeError, adapt, load_model, notices
 
 torch.set_num_threads(1)
@@ -417,7 +417,7 @@ def test_loftq_refuses(
     assert hint in str(caught.value.hint)
 
 
-# ---- the seed's examples -------------------------------------------------------------------------------------
+# ---- whole configurations ------------------------------------------------------------------------------------
 
 
 def t5() -> T5ForTokenClassification:
@@ -437,7 +437,7 @@ def steps_of(model: Any, **batch: Any) -> None:
         optimizer.step()
 
 
-def test_example_1_basic() -> None:
+def test_basic_configuration() -> None:
     config = LoraConfig(
         r=16,
         target_modules=["q", "v"],
@@ -463,7 +463,7 @@ def test_example_1_basic() -> None:
 
 
 class EncoderDecoder(nn.Module):
-    """T5's names, and the two heads of the example."""
+    """T5's names, and two heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -478,7 +478,7 @@ class EncoderDecoder(nn.Module):
         return torch.cat([self.classifier(x), self.score(x)], dim=-1)
 
 
-def example_2() -> LoraConfig:
+def advanced() -> LoraConfig:
     return LoraConfig(
         r=32,
         target_modules=".*decoder.*(SelfAttention|EncDecAttention).*",
@@ -492,8 +492,8 @@ def example_2() -> LoraConfig:
     )
 
 
-def test_example_2_advanced() -> None:
-    model = adapt(EncoderDecoder(), example_2())
+def test_advanced_configuration() -> None:
+    model = adapt(EncoderDecoder(), advanced())
     layers = adapted_layers(model)
     assert {name.split(".")[-2] for name in layers} == {"SelfAttention", "EncDecAttention"}
     assert {layer.scaling["default"] for layer in layers.values()} == {64 / 32}
@@ -505,10 +505,12 @@ def test_example_2_advanced() -> None:
     assert {name.split(".")[2] for name in heads} == {"classifier", "score"}
 
 
-def test_example_2_on_a_model_that_has_one_of_the_heads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advanced_configuration_on_a_model_that_has_one_of_the_heads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`classifier` and `score` are what PEFT too tries for any model that classifies."""
     notices._said.clear()
-    config = example_2()
+    config = advanced()
     config.target_modules = ".*encoder.*SelfAttention.q"
     model = adapt(t5(), config)
     assert {name for name in trains(model) if "modules_to_save" in name} == {
@@ -518,7 +520,7 @@ def test_example_2_on_a_model_that_has_one_of_the_heads(capsys: pytest.CaptureFi
 
 
 class Patterned(nn.Module):
-    """A model that has the example's made-up names."""
+    """A model that has made-up names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -539,7 +541,7 @@ class Patterned(nn.Module):
         return x
 
 
-def test_example_3_layers_and_patterns() -> None:
+def test_configuration_of_layers_and_patterns() -> None:
     config = LoraConfig(
         r=8,
         target_modules="all-linear",
@@ -561,7 +563,7 @@ def test_example_3_layers_and_patterns() -> None:
     steps_of(model, x=torch.randn(3, 16))
 
 
-def test_example_4_loftq_and_dora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_with_loftq_and_dora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notices._said.clear()
     config = LoraConfig(
         r=16,

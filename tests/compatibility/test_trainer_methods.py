@@ -1,4 +1,4 @@
-"""Every method of the seed's Trainer works on ours, or a test shows what does its job."""
+"""Every method of an older Trainer works on ours, or a test shows what does its job."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer_pt_utils import nested_numpify
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
+from tests.compatibility.bench import Seen, numbered, tiny_llama, trained, trainer, weights
 from tests.conftest import Install
-from tests.seed.bench import Seen, numbered, tiny_llama, trained, trainer, weights
 from toolkit import RecipeError, Trainer, TrainingArguments, checkpoint, notices
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -65,7 +65,7 @@ def test_is_process_zero() -> None:
 
 
 def test_save_model() -> None:
-    """The seed's example; nothing but the model is saved."""
+    """Nothing but the model is saved."""
     made, _ = trained(max_steps=1)
     made.save_model(output_dir="./saved_model")
     assert torch.equal(
@@ -88,7 +88,6 @@ def test_floating_point_ops_and_store_flos() -> None:
 
 
 def test_evaluate() -> None:
-    """The seed's example."""
     made, _ = trainer()
     results = made.evaluate(eval_dataset=numbered(4), metric_key_prefix="eval")
     with torch.no_grad():
@@ -96,7 +95,6 @@ def test_evaluate() -> None:
 
 
 def test_predict() -> None:
-    """The seed's example."""
     made, _ = trainer()
     predictions = made.predict(test_dataset=numbered(4), metric_key_prefix="test")
     assert isinstance(predictions, PredictionOutput)
@@ -108,7 +106,6 @@ def test_predict() -> None:
 
 
 def test_evaluation_loop() -> None:
-    """The seed's example."""
     made, _ = trainer()
     eval_results = made.evaluation_loop(
         dataloader=made.get_eval_dataloader(), description="Evaluation", prediction_loss_only=False,
@@ -130,7 +127,6 @@ def test_prediction_step() -> None:
 
 
 def test_create_model_card() -> None:
-    """The seed's example."""
     made, _ = trained(max_steps=1)
     made.create_model_card(
         language="en", license="apache-2.0", tags=["example", "transformers"], model_name="example-model",
@@ -261,10 +257,10 @@ def test_instead_of_fsdp_qlora_plugin_updates() -> None:
     assert "update_fsdp_plugin_peft(self.model, self.accelerator)" in inspect.getsource(transformers.Trainer)
 
 
-# ---- the seed's examples -----------------------------------------------------------------------------------
+# ---- whole scripts -----------------------------------------------------------------------------------------
 
 
-def test_basic_example() -> None:
+def test_basic_script() -> None:
     training_args = TrainingArguments(
         output_dir="./results", num_train_epochs=3, per_device_train_batch_size=16, per_device_eval_batch_size=16,
         warmup_steps=500, weight_decay=0.01, logging_dir="./logs", report_to="none", disable_tqdm=True,
@@ -342,7 +338,7 @@ def hp_space(trial: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("with_init", [True, False])
 def test_hyperparameter_search(with_init: bool) -> None:
-    """The seed's example, whose trainer has `model=`: every trial starts from the same weights."""
+    """Also for a trainer with `model=`: every trial starts from the same weights."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,4 +1,4 @@
-"""Each argument that the seed names has the effect that it names, in the seed's spelling."""
+"""Each argument of transformers 4.34 has the effect it had then, in its older spelling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from tests.seed.bench import numbered, tiny_llama, trained, trainer, weights
+from tests.compatibility.bench import numbered, tiny_llama, trained, trainer, weights
 from toolkit import RecipeError, TrainingArguments, notices
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -328,10 +328,10 @@ def test_arguments_by_position() -> None:
     assert next(iter(inspect.signature(transformers.TrainingArguments).parameters)) == "output_dir"
 
 
-# ---- the seed's four examples ----------------------------------------------------------------------------
+# ---- whole sets of arguments -----------------------------------------------------------------------------
 
 
-def test_example_1() -> None:
+def test_basic_arguments() -> None:
     args = TrainingArguments(
         output_dir="./results", do_train=True, do_eval=True, evaluation_strategy="steps",
         per_device_train_batch_size=8, per_device_eval_batch_size=16, learning_rate=5e-5, num_train_epochs=3,
@@ -340,7 +340,7 @@ def test_example_1() -> None:
     assert (args.eval_strategy, args.logging_dir) == ("steps", "./logs")
 
 
-def test_example_2() -> None:
+def test_advanced_arguments() -> None:
     args = TrainingArguments(
         output_dir="./results", do_train=True, do_eval=True, evaluation_strategy="epoch",
         per_device_train_batch_size=8, per_device_eval_batch_size=16, learning_rate=3e-5, num_train_epochs=5,
@@ -351,7 +351,7 @@ def test_example_2() -> None:
     assert args.get_warmup_steps(10_000) == 500
 
 
-def test_example_3(capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_of_a_large_run(capsys: pytest.CaptureFixture[str]) -> None:
     """It evaluates by steps and saves by epochs, so that the best model could not be loaded: saving follows."""
     args = TrainingArguments(
         output_dir="./results", do_train=True, do_eval=True, evaluation_strategy="steps",
@@ -365,7 +365,7 @@ def test_example_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert "save_strategy=epoch follows eval_strategy=steps" in capsys.readouterr().err
 
 
-def test_example_4() -> None:
+def test_arguments_of_logging_and_resuming() -> None:
     args = TrainingArguments(
         output_dir="./results", do_train=True, do_eval=True, evaluation_strategy="epoch", prediction_loss_only=True,
         per_device_train_batch_size=32, per_device_eval_batch_size=64, learning_rate=1e-4, num_train_epochs=3,

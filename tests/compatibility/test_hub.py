@@ -11,9 +11,9 @@ import torch
 import transformers.utils.hub
 from safetensors.torch import load
 
+from tests.compatibility.bench import trained, trainer
+from tests.compatibility.hub_server import Hub, hub
 from tests.core.test_runs import SPLITS
-from tests.seed.bench import trained, trainer
-from tests.seed.hub_server import Hub, hub
 from toolkit import ModelError, Recipe, run
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -32,7 +32,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_push_to_hub(server: Hub) -> None:
-    """The seed's example: `push_to_hub(commit_message=..., blocking=True)`."""
+    """As older scripts call it, with `commit_message` and `blocking`."""
     made, _ = trained(
         max_steps=1, push_to_hub=True, hub_token=TOKEN, hub_model_id="acme/tiny", save_strategy="no"
     )
