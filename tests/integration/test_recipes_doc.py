@@ -133,7 +133,7 @@ def _plain(value: Any) -> str:
 def test_what_a_run_decides_and_refuses(tmp_path: Path) -> None:
     from toolkit.arguments import training_arguments
 
-    found = re.search(r"^These are set by the run.*?: (.*?)\. These are refused.*?: (.*?)\.$",
+    found = re.search(r"^These are set by the run.*?: (.*?)\.\s+These\s+are\s+refused.*?:\s+(.*?)\.$",
                       section("train"), re.MULTILINE | re.DOTALL)  # fmt: skip
     assert found is not None
     decided, refused = (re.findall(r"`(\w+)`", listed) for listed in found.groups())
