@@ -64,15 +64,25 @@ class Kept:
         return any(_is_alive(path) for path in self.folder.glob(f"{_IN_USE}*"))
 
     def remove(self) -> None:
-        """First its name, so that nobody finds half of it."""
+        """First its name, so that nobody finds half of it; another process may have been quicker.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
         gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.gone")
-        self.folder.rename(gone)
+        try:
+            self.folder.rename(gone)
+        except FileNotFoundError:
+            return
         shutil.rmtree(gone, ignore_errors=True)
 
 
 def kept(root: Path) -> list[Kept]:
     """Everything in a cache, the longest unused first."""
-    found = [_kept(path.parent) for path in root.glob(f"frozen/*/{STAGE}")]
+    found = []
+    for path in root.glob(f"frozen/*/{STAGE}"):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by another process
+            found.append(_kept(path.parent))
     return sorted(found, key=lambda one: one.used)
 
 
@@ -110,16 +120,19 @@ class StageStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / STAGE).write_text(json.dumps(self.facts), encoding="utf-8")
             (self.folder / f"{_IN_USE}{os.getpid()}").touch()
+            self._count()
         except OSError as error:
             self._give_up(error)
-            return
-        self._count()
 
     def _count(self) -> None:
         everything = kept(self.root)
-        mine = next(one for one in everything if one.folder == self.folder)
-        self.rows, self.bytes, self.uncounted = mine.rows, mine.bytes, 0
-        self.others = sum(one.bytes for one in everything) - mine.bytes
+        mine = [one for one in everything if one.folder == self.folder]  # none where it was removed by hand
+        self.rows, self.bytes, self.uncounted = (
+            sum(one.rows for one in mine),
+            sum(one.bytes for one in mine),
+            0,
+        )
+        self.others = sum(one.bytes for one in everything) - self.bytes
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -184,23 +197,24 @@ class StageStore:
         from safetensors.torch import save_file
 
         size = sum(tensor.nbytes + _HEADER for tensor in tensors.values())
-        if self.closed or not self._has_room(size):
+        if self.closed:
             return
         place = self._place(key)
         partial = place.with_suffix(f".{os.getpid()}.partial")
         try:
+            if not self._has_room(size):
+                return
             place.parent.mkdir(exist_ok=True)
             save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
             partial.rename(place)
+            size = place.stat().st_size
+            self.rows, self.bytes, self.uncounted = self.rows + 1, self.bytes + size, self.uncounted + size
+            if self.uncounted > _RECOUNT:
+                self._count()
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
             self._give_up(error)
-            return
-        size = place.stat().st_size
-        self.rows, self.bytes, self.uncounted = self.rows + 1, self.bytes + size, self.uncounted + size
-        if self.uncounted > _RECOUNT:
-            self._count()
 
     def _has_room(self, size: int) -> bool:
         """Make room, from what has been unused the longest; what this run keeps is not taken from it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,31 @@ def test_what_others_write_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.
         asked(one, f"a{key}")
         asked(other, f"b{key}")
     assert cache.kept(tmp_path)[0].bytes < 1200
+
+
+def test_what_another_process_has_removed_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that make room at the same time take the same entry for the oldest one."""
+    asked(made(tmp_path, "old"))
+    [entry] = cache.kept(tmp_path)
+    entry.remove()
+    entry.remove()
+    assert not cache.kept(tmp_path)
+    asked(made(tmp_path, "old"))
+    read_text = Path.read_text
+
+    def removed_meanwhile(path: Path, **options: Any) -> str:
+        text = read_text(path, **options)
+        entry.remove()
+        return text
+
+    monkeypatch.setattr(Path, "read_text", removed_meanwhile)
+    assert cache.kept(tmp_path) == []
+
+
+def test_what_is_removed_by_hand_is_not_counted(tmp_path: Path) -> None:
+    one = made(tmp_path)
+    asked(one)
+    shutil.rmtree(tmp_path / "frozen")
+    one.store._count()
+    assert (one.store.rows, one.store.bytes) == (0, 0)
+    assert [asked(one), one.store.closed] == [True, True]
