@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from toolkit_tasks.whisper_asr import recipe as whisper_asr
 
 from toolkit import DataError, Recipe, RecipeError
@@ -94,6 +95,57 @@ def test_a_manifest_alone_reaches_its_folder(clips: Path) -> None:
     assert read("list.jsonl", "deep/in.flac", source="data/list.jsonl").is_file()
     with pytest.raises(DataError, match="leads out"):
         read("list.jsonl", "../other/out.flac", source="data/list.jsonl")
+
+
+@pytest.mark.parametrize("table", ["train.jsonl", "metadata.jsonl", "train/metadata.jsonl"])
+def test_a_table_is_no_way_out(table: str, clips: Path) -> None:
+    """Nor is the folder of a split; a table that is named itself may be a link."""
+    line = json.dumps({"file_name": "in.flac", "audio": "in.flac", "text": "hello"}) + "\n"
+    Path("other", Path(table).name).write_text(line)
+    if "/" in table:
+        Path("data/train").symlink_to("../other")
+    else:
+        Path("data", table).symlink_to(Path("../other", table))
+    recipe = Recipe.load("whisper-asr").override(data={"source": "data", "validation_fraction": 0.0})
+    with pytest.raises(DataError, match=f"^{table}: leads out of the data folder") as caught:
+        open_data(Plugins(recipe.resolved()), None)
+    assert "data.root=FOLDER" in str(caught.value.hint)
+    for change in ({"root": "other"}, {"source": f"data/{table}"}):
+        assert len(open_data(Plugins(recipe.override(data=change).resolved()), None)["train"]) == 1
+
+
+@pytest.mark.parametrize("way", ["a link", "a name"])
+def test_a_saved_dataset_is_no_way_out(way: str, clips: Path) -> None:
+    for folder, text in (("data/saved", "hello"), ("other/saved", "secret")):
+        Dataset.from_list([{"audio": "in.flac", "text": text}]).save_to_disk(folder)
+    [arrow] = Path("data/saved").glob("*.arrow")
+    state = json.loads(Path("data/saved/state.json").read_text())
+    if way == "a link":
+        arrow.unlink()
+        arrow.symlink_to(Path("../../other/saved", arrow.name))
+    else:
+        state["_data_files"] = [{"filename": f"../../other/saved/{arrow.name}"}]
+        Path("data/saved/state.json").write_text(json.dumps(state))
+    recipe = Recipe.load("whisper-asr").override(data={"source": "data/saved"})
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        open_data(Plugins(recipe.resolved()), None)
+
+
+def test_a_snapshot_of_the_hubs_cache_is_links(clips: Path) -> None:
+    repository = Path("cache/datasets--acme--clips")
+    snapshot = repository / "snapshots" / ("a" * 40)
+    for place in (repository / "blobs", snapshot):
+        place.mkdir(parents=True)
+    shutil.copy(CLIP, repository / "blobs" / "1")
+    Path(repository, "blobs", "2").write_text("file_name,text\nin.flac,hello\nout.flac,hello\n")
+    for name, target in (("in.flac", "../../blobs/1"), ("metadata.csv", "../../blobs/2")):
+        Path(snapshot, name).symlink_to(target)
+    Path(snapshot, "out.flac").symlink_to(clips / "other/out.flac")
+    recipe = Recipe.load("whisper-asr").override(data={"source": str(snapshot), "validation_fraction": 0.0})
+    rows = open_data(Plugins(recipe.resolved()), None)["train"]
+    assert Path(rows[0]["audio"]).samefile(repository / "blobs" / "1")
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        rows[1]
 
 
 def test_names_count_from_the_table_then_from_here(clips: Path) -> None:

@@ -90,11 +90,17 @@ def reach(spec: DataSpec) -> list[Path]:
     own = _own(spec)
     roots = [Path(spec.root).expanduser()] if spec.root is not None else []
     if _is_local(spec):
-        return [own if own.is_dir() else own.parent, *roots]
+        return [own if own.is_dir() else own.parent, *_blobs(own), *roots]
     import datasets
     from huggingface_hub import constants
 
     return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE), *roots]
+
+
+def _blobs(own: Path) -> list[Path]:
+    """Where the files of a snapshot in the hub's cache lie: in the snapshot there are links to them."""
+    places = [parent.parent for parent in own.parents if parent.name == "snapshots"]
+    return [place / "blobs" for place in places if "--" in place.name and (place / "blobs").is_dir()]
 
 
 def _own(spec: DataSpec) -> Path:

@@ -94,7 +94,7 @@ def folder_splits(root: Path, roots: Sequence[Path] = ()) -> dict[str, Rows]:
         DataError: there is none, two claim the same split, or one cannot be read.
     """
     if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _saved(root)
+        return _saved(root, roots)
     found: dict[str, Path] = {}
     for split, path in _tables(root):
         if split in found:
@@ -103,6 +103,8 @@ def folder_splits(root: Path, roots: Sequence[Path] = ()) -> dict[str, Rows]:
         found[split] = path
     if not found:
         raise _nothing(root)
+    for path in found.values():
+        _refuse_outside(path, root, roots)
     return {
         split: table_rows(found[split], root, roots)
         for split in dict.fromkeys(ALIASES.values())
@@ -161,13 +163,27 @@ def _parquet(path: Path, name: str) -> Any:
         if not pyarrow.parquet.read_metadata(path).num_rows:
             return Dataset.from_dict({column: [] for column in pyarrow.parquet.read_schema(path).names})
         return undecoded(Dataset.from_parquet(str(path)))
-    except (OSError, pyarrow.ArrowException, DatasetsError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        pyarrow.ArrowException,
+        DatasetsError,
+    ) as error:
         raise DataError(
             f"{name}: is no parquet file that can be read: {error}", hint="copy or write it again"
         ) from error
 
 
-def _saved(root: Path) -> dict[str, Rows]:
+def _refuse_outside(path: Path, root: Path, roots: Sequence[Path]) -> None:
+    """Raise `DataError` if a file of the data's folder is a link, or a name, of one that lies elsewhere."""
+    if not lies_in(path, roots or [root]):
+        raise DataError(f"{os.path.relpath(path, root)}: leads out of the data folder", hint=REACH)
+
+
+def _saved(root: Path, roots: Sequence[Path]) -> dict[str, Rows]:
     from datasets import Dataset, load_from_disk
 
     try:
@@ -176,7 +192,11 @@ def _saved(root: Path) -> dict[str, Rows]:
         raise DataError(
             f"{root}: a saved dataset that cannot be read: {error}", hint="save it again"
         ) from error
-    return named_splits({"train": loaded} if isinstance(loaded, Dataset) else loaded, str(root))
+    splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded
+    for dataset in splits.values():
+        for file in dataset.cache_files:
+            _refuse_outside(Path(file["filename"]), root, roots)
+    return named_splits(splits, str(root))
 
 
 def _tables(root: Path) -> Iterator[tuple[str, Path]]:

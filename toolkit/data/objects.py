@@ -38,7 +38,14 @@ class ArrowRows(Source):
         return len(self.dataset)
 
     def row(self, index: int) -> Row:
-        return dict(self.dataset[index])
+        import pyarrow
+
+        try:
+            return dict(self.dataset[index])
+        except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+            raise DataError(
+                f"{self.place(index)}: cannot be read: {error}", hint="mend the row, or leave it out"
+            ) from error
 
     def place(self, index: int) -> str:
         return f"{self.name}, row {index + 1}"
@@ -51,8 +58,7 @@ class ArrowRows(Source):
         if plain:
             light = self.dataset.select_columns(plain).with_format("arrow")
             for start in range(0, len(ids), CHUNK):
-                chunk = light[list(ids[start : start + CHUNK])]
-                yield json.dumps(chunk.to_pylist(), default=str).encode()
+                yield from _plain(light, ids[start : start + CHUNK])
         for name in heavy:
             yield f"{name}: {sum(map(_count_bytes, table.column(name).chunks))}".encode()
 
@@ -157,6 +163,20 @@ def _undecoded(feature: Any) -> Any:
     if "decode" in fields and _holds_bytes(feature()):
         return dataclasses.replace(feature, decode=False)
     return feature
+
+
+def _plain(table: Any, ids: Sequence[int]) -> Iterator[bytes]:
+    """The rows as JSON, all at once; if one of them cannot be read, each by itself, with what is wrong with it."""
+    import pyarrow
+
+    try:
+        yield json.dumps(table[list(ids)].to_pylist(), default=str).encode()
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+        if len(ids) == 1:
+            yield f"{type(error).__name__}: {error}".encode()
+        else:
+            for one in ids:
+                yield from _plain(table, [one])
 
 
 def _holds_bytes(kind: Any) -> bool:

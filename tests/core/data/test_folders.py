@@ -230,6 +230,25 @@ def test_parquet_files_that_cannot_be_used(tmp_path: Path, write: Write, dataset
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        pyarrow.array([b"good", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string()),
+        pyarrow.array([0, 2**31 - 1], pyarrow.int32()).view(pyarrow.date32()),
+        pyarrow.array([0, 2**62], pyarrow.int64()).view(pyarrow.timestamp("us")),
+    ],
+    ids=["text", "date", "time"],
+)
+def test_a_parquet_row_that_cannot_be_read_is_that_rows_fault(
+    tmp_path: Path, datasets_cache: Path, values: object
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"n": values}), tmp_path / "train.parquet")
+    rows = opened(tmp_path)["train"]
+    assert rows[0]
+    assert row_fault(rows, 1).startswith("train.parquet, row 2: cannot be read: ")
+    assert list(rows.source.contents(rows.ids)) == list(rows.source.contents(rows.ids))
+
+
+@pytest.mark.parametrize(
     ("names", "both"),
     [
         (["train.csv", "train.jsonl"], "train.csv and train.jsonl"),
