@@ -102,14 +102,15 @@ def _made_whole(target: Path) -> Iterator[Path]:
         for parent in made:
             if parent.exists():
                 parent.rmdir()
-        if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno):
+        if isinstance(error, (SafetensorError, shutil.Error)) or (isinstance(error, OSError) and error.errno):
             raise _not_written(target, error) from error
         raise
 
 
 def _not_written(place: Path, error: BaseException) -> CheckpointError:
+    reason = error.args[0][0][2] if isinstance(error, shutil.Error) else getattr(error, "strerror", error)
     return CheckpointError(
-        f"{place} cannot be written: {getattr(error, 'strerror', error)}",
+        f"{place} cannot be written: {reason}",
         hint="see to rights and room, or name another folder with --to",
     )
 

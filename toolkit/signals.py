@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 import time
@@ -47,8 +48,9 @@ class Signals(TrainerCallback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self._save = True
-        elif self.received == signal.SIGINT == number:
+        elif self.received is not None and number == signal.SIGINT:
             if ranks.count() == 1 or time.monotonic() - self._since > _PASSED_ON:
+                _end_workers()
                 raise KeyboardInterrupt
         elif self.received is None:
             self.received, self._since = number, time.monotonic()
@@ -88,3 +90,10 @@ class Signals(TrainerCallback):
         if self._stopping and not float(state.epoch).is_integer():  # stopped in the midst of it
             control.should_log = control.should_evaluate = control.should_save = False
         return control
+
+
+def _end_workers() -> None:
+    """Data workers answer to no signal that can be ignored, and one may hang, which would be waited for."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that they end so is no fault
+    for worker in multiprocessing.active_children():
+        worker.kill()

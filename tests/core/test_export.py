@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import LlamaForCausalLM
 
 from tests.core.test_base_model import adapted as adapted
 from tests.core.test_base_model import loads_anything as loads_anything
+from tests.core.test_reliability import in_a_process
 from toolkit import CheckpointError, Recipe, Run, load_run, run
 from toolkit.cli import main
 from toolkit.errors import Interrupted
@@ -252,6 +254,20 @@ def test_what_cannot_be_merged_leaves_nothing(finished: Run, in_tmp: Path) -> No
     save_file({name: tensor * float("nan") for name, tensor in weights.items()}, path, {"format": "pt"})
     with pytest.raises(CheckpointError, match="cannot be merged: NaNs"):
         load_run("first").export("new/merged", merge=True)
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_full_disk_leaves_nothing(finished: Run, merge: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        try:
+            load_run("first").export("new/out", merge=merge)
+        except CheckpointError as error:
+            return 0 if "new/out cannot be written: " in error.message and "\n" not in error.message else 2
+        return 1
+
+    assert in_a_process(work) == 0, capfd.readouterr().err
     assert not Path("new").exists()
 
 
