@@ -211,7 +211,7 @@ def refuse_fp16_on_cpu(arguments: TrainingArguments) -> None:
     if arguments.fp16 and arguments.device.type == "cpu":
         raise RecipeError(
             "train.fp16: is for GPUs, the run is on the CPU",
-            hint="leave it out, or --set train.bf16=true",
+            hint="leave it out, or --set train.bf16=true --set train.use_cpu=true",
         )
 
 

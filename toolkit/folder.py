@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.checkpoint import ordered, read_json, write_json, write_text
+from toolkit.checkpoint import all_onto_disk, ordered, read_json, write_json, write_text
 from toolkit.errors import CheckpointError, RecipeError
 from toolkit.lock import LOCK, locked, refuse_at_work
 from toolkit.metrics import Sample
-from toolkit.notices import json_text
+from toolkit.notices import finite, json_text
 from toolkit.recipe import Recipe
 from toolkit.yaml12 import write_yaml
 
@@ -82,8 +81,13 @@ class RunFolder:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _holds_anything(self) -> bool:
-        """But the lock of a run that was cut off before it began."""
-        return any(one.name != LOCK for one in self.path.iterdir())
+        """But what a run leaves that was cut off before it began: its lock, empty folders, half a recipe."""
+        left = (LOCK, f".{self.recipe.name}.partial")
+        own = (self.checkpoints, self.logs)
+        return any(
+            one.name not in left and not (one in own and one.is_dir() and not any(one.iterdir()))
+            for one in self.path.iterdir()
+        )
 
     @contextmanager
     def made_and_locked(self) -> Iterator[None]:
@@ -122,8 +126,16 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run that came to nothing has left."""
-        for place in (self.summary, self.metrics, self.samples, self.predictions, self.quarantine):
+        for place in (
+            self.environment, self.summary, self.metrics, self.samples, self.predictions, self.quarantine,
+        ):  # fmt: skip
             place.unlink(missing_ok=True)
+
+    def forget_start(self) -> None:
+        """Drop what was measured before training and which rows were bad, of rows or weights that are others now."""
+        for path in (self.metrics, self.samples):
+            _rewrite(path, (line for line in _lines(path) if line["step"]))
+        self.quarantine.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -173,6 +185,7 @@ class RunFolder:
 
     def finish_model(self) -> None:
         """Give the model, once all of it is written, its place."""
+        all_onto_disk(self.unfinished_model)
         shutil.rmtree(self.model, ignore_errors=True)
         self.unfinished_model.rename(self.model)
 
@@ -251,15 +264,6 @@ def expanded(place: str | Path) -> Path:
         return Path(place).expanduser()
     except RuntimeError:
         raise RecipeError(f"{place}: there is no such user", hint="write the path in full") from None
-
-
-def finite(values: Any) -> Any:
-    """Plain data whose numbers JSON can hold: what is not finite becomes null."""
-    if isinstance(values, Mapping):
-        return {key: finite(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from toolkit import ranks
@@ -46,6 +48,15 @@ def without_credentials(text: str) -> str:
     'https://***@host/x?token=***&page=2'
     """
     return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", text)
+
+
+def finite(values: Any) -> Any:
+    """Plain data whose numbers JSON can hold: what is not finite becomes null."""
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def json_text(data: Any, indent: int | None = None) -> str:

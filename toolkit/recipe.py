@@ -234,7 +234,7 @@ class Recipe:
                 f"{path}: extends: expected a task or a file, found {show(base)}",
                 hint="for example `extends: whisper-asr`",
             )
-        if base.endswith((".yaml", ".yml")):
+        if base.lower().endswith((".yaml", ".yml")):
             return cls._from_file(path.parent / base, (*seen, path.resolve())), values
         return cls.load(base), values
 
@@ -310,6 +310,8 @@ class Recipe:
             values[key][name] = _absolute(place, f"{key}.{name}")
         if values["data"]["root"] is not None:
             values["data"]["root"] = _absolute(values["data"]["root"], "data.root")
+        if values["cache"]["dir"] is not None:
+            values["cache"]["dir"] = _absolute(values["cache"]["dir"], "cache.dir", to_be_made=True)
         values["train"].pop("output_dir", None)
         values["eval"]["metrics"] = [_absolute(one, "eval.metrics") for one in values["eval"]["metrics"]]
         return self._remade(values)
@@ -534,11 +536,11 @@ def _names_a_file(source: str | Path) -> bool:
         return False
 
 
-def _absolute(place: str, where: str) -> str:
-    """A path that exists made absolute; a hub id, or whatever else it is, as it is."""
+def _absolute(place: str, where: str, *, to_be_made: bool = False) -> str:
+    """A path that exists, or is to be made, made absolute; a hub id, or whatever else it is, as it is."""
     try:
         path = Path(place).expanduser()
-        return str(path.absolute()) if path.exists() else place
+        return str(path.absolute()) if to_be_made or path.exists() else place
     except RuntimeError:
         raise RecipeError(f"{where}: {place}: there is no such user", hint="write the path in full") from None
     except OSError:  # too long for a path

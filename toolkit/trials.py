@@ -14,9 +14,9 @@ from typing import Any
 from toolkit import processes
 from toolkit.checkpoint import read_json, write_json
 from toolkit.errors import CheckpointError, Interrupted, RecipeError
-from toolkit.folder import RunFolder, finite
+from toolkit.folder import RunFolder
 from toolkit.lock import locked
-from toolkit.notices import say
+from toolkit.notices import finite, say
 from toolkit.processes import Ended
 from toolkit.recipe import Recipe
 from toolkit.signals import Signals

@@ -61,6 +61,16 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_what_a_run_leaves_that_never_began_is_nothing(tmp_path: Path) -> None:
+    for name in ("checkpoints", "logs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".recipe.yaml.partial").write_text("name:")
+    RunFolder(tmp_path).refuse_unless_new()
+    (tmp_path / "checkpoints" / "checkpoint-4").mkdir()
+    with pytest.raises(CheckpointError, match="is there already and is no empty folder"):
+        RunFolder(tmp_path).refuse_unless_new()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         RunFolder.open(tmp_path / "gone")

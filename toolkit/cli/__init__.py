@@ -19,7 +19,7 @@ from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import did_you_mean, place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
-from toolkit.notices import printable, say
+from toolkit.notices import finite, printable, say
 from toolkit.trace import trace_hooks
 
 COMMANDS = {
@@ -147,6 +147,7 @@ def _carry_out(module: Any, options: argparse.Namespace) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports each kernel it does without
     with contextlib.redirect_stdout(sys.stderr), trace_hooks(getattr(options, "trace_hooks", False)):
         document, status = module.execute(options)
+    document = finite(document)
     if not ranks.is_first():
         return int(status)
     if options.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import ToolkitError
@@ -12,7 +12,16 @@ from toolkit.notices import indented, json_text, printable, without_credentials
 
 def print_document(document: Any) -> None:
     """One JSON document on stdout."""
-    print(without_credentials(json_text(document, indent=2)))
+    print(json_text(_without_credentials(document), indent=2))
+
+
+def _without_credentials(value: Any) -> Any:
+    """Each text by itself: an address may end where JSON goes on."""
+    if isinstance(value, Mapping):
+        return {_without_credentials(key): _without_credentials(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_credentials(one) for one in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def print_faults(error: ToolkitError) -> None:

@@ -21,10 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    from toolkit.folder import finite
     from toolkit.runs import load_run
 
-    return finite(load_run(options.run).evaluate(options.data, settings_from(options))), 0
+    return load_run(options.run).evaluate(options.data, settings_from(options)), 0
 
 
 def show(document: dict[str, Any]) -> None:

@@ -24,10 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    from toolkit.folder import finite
     from toolkit.runs import load_run
 
-    return finite(load_run(options.run).export(options.to, merge=options.merge)), 0
+    return load_run(options.run).export(options.to, merge=options.merge), 0
 
 
 def show(document: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import Install
 from toolkit.cli import COMMANDS, main
+from toolkit.cli.console import print_document
 from toolkit.cli.run_command import show
 from toolkit.notices import say
 
@@ -92,6 +93,23 @@ def test_errors_as_json(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert status == 2
     assert json.loads(out)["errors"][0]["message"] == "gone does not exist"
     assert err.startswith("error: gone does not exist")
+
+
+def test_documents_are_json_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Passwords are masked in each text by itself, not in what JSON makes of it."""
+    print_document({"https://me:pass@host": ['x?token=a"b', 1]})
+    assert json.loads(capsys.readouterr().out) == {"https://***@host": ['x?token=***"b', 1]}
+
+
+def test_numbers_that_json_has_none_for_are_null(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolkit.cli import tasks_command
+
+    scores = [{"name": "a", "score": float("nan")}, {"name": "b", "score": float("inf")}]
+    monkeypatch.setattr(tasks_command, "execute", lambda options: (scores, 0))
+    assert main(["tasks", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "a", "score": None}, {"name": "b", "score": None}]
 
 
 def test_a_traceback_only_when_asked_for(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
