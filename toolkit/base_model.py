@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from toolkit.checkpoint import read_json
@@ -16,9 +17,11 @@ from toolkit.recipe import ModelSpec
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
-def base_model(spec: ModelSpec) -> dict[str, Any]:
+def base_model(spec: ModelSpec, begun: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """What a run is based on, and by what to tell it from any other.
 
+    Args:
+        begun: what this returned when a run began that goes on now.
     Returns:
         `name` (an absolute path or a hub id) and `revision`, with the `sha256` of a folder's weights or the hub's
         `commit`; neither of them for random weights and for a model that is nowhere but in memory. Where an adapter
@@ -28,7 +31,10 @@ def base_model(spec: ModelSpec) -> dict[str, Any]:
     found: dict[str, Any] = {"name": spec.name, "revision": spec.revision}
     if spec.from_config:
         return found
-    kind, value = ("sha256", _weights(spec)) if Path(spec.name).is_dir() else ("commit", _commit(spec))
+    if Path(spec.name).is_dir():
+        kind, value = "sha256", _weights(spec)
+    else:
+        kind, value = "commit", _commit(spec.name, as_begun(spec, begun))
     return found | ({kind: value} if value else {})
 
 
@@ -60,7 +66,8 @@ def refuse_changed(spec: ModelSpec, recorded: Mapping[str, Any]) -> None:
 
 def as_begun(spec: ModelSpec, recorded: Mapping[str, Any]) -> str | None:
     """The revision to load: a hub model's commit at the time of the run, since its branches move."""
-    same = recorded.get("name") == spec.name and not Path(spec.name).is_dir()
+    asked = (recorded.get("name"), recorded.get("revision"))
+    same = asked == (spec.name, spec.revision) and not Path(spec.name).is_dir()
     return recorded.get("commit", spec.revision) if same else spec.revision
 
 
@@ -90,13 +97,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _commit(spec: ModelSpec) -> str | None:
+def _commit(name: str, revision: str | None) -> str | None:
     """The commit of a hub model that was loaded: that of its files in the cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        path = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
+        path = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError:
         return None
     place = re.search(r"snapshots/([0-9a-f]{40})/", Path(path).as_posix()) if isinstance(path, str) else None

@@ -41,8 +41,7 @@ def complete(folder: Path) -> None:
     """Write the manifest, once all else is on the disk: size and SHA-256 of every file of the checkpoint."""
     written = [path for path in folder.rglob("*") if path.name not in (MANIFEST, _BEING_WRITTEN)]
     files = sorted(path for path in written if path.is_file())
-    for path in (*written, folder):
-        _onto_disk(path)
+    all_onto_disk(folder)
     entries = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
         for path in files
@@ -88,8 +87,11 @@ def damage(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"'{name}' is missing"
-        if path.stat().st_size != size or _sha256(path) != digest:
-            return f"'{name}' is not as it was written"
+        try:
+            if path.stat().st_size != size or _sha256(path) != digest:
+                return f"'{name}' is not as it was written"
+        except OSError as error:
+            return f"'{name}' cannot be read: {error.strerror}"
     return _damage_of_state(folder)
 
 
@@ -187,6 +189,12 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink()
         raise
     _onto_disk(path.parent)
+
+
+def all_onto_disk(folder: Path) -> None:
+    """Have the system write a folder and all that is in it from memory to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _onto_disk(path)
 
 
 def _onto_disk(path: Path) -> None:

@@ -52,6 +52,8 @@ class Execution:
         self._started = time.monotonic()
         self._resumed_step: int | None = None
         self._changed: list[str] = []
+        self._begins_anew = False
+        """Whether rows or base model are not those that were measured before training: the first process knows."""
         self._repository: str | None = None
         self.arguments = self._arguments(training)
         prepare = plugins.prepare(processor)
@@ -211,8 +213,7 @@ class Execution:
         self.signals.poll()
         started_from = self._go_back_to_checkpoint() if going_on else None
         self._resumed_step = checkpoint.step_of(started_from) if started_from else None
-        if self._changed:
-            ranks.first(self._write_changes)
+        ranks.first(self._write_changes)
         before = self._before()
         set_seed(self.arguments.seed)
         self._started = time.monotonic()
@@ -257,7 +258,7 @@ class Execution:
             **environment(),
             "data_fingerprint": fingerprint(self.splits),
             "data_rows": {name: len(rows) for name, rows in self.splits.items()},
-            "base_model": base_model(self.recipe.model),
+            "base_model": base_model(self.recipe.model, self.files.read_environment().get("base_model", {})),
             "columns": names_given(self.splits["train"]),
         }
 
@@ -286,6 +287,7 @@ class Execution:
             )
         if faults and not allow_changes:
             raise type(faults[0]).gather(faults)
+        self._begins_anew = bool(faults)
         self._changed += [fault.message for fault in faults]
         if not begun:  # cut off between the recipe and this
             checkpoint.write_json(self.files.environment, self._facts())
@@ -303,6 +305,8 @@ class Execution:
 
     def _write_changes(self) -> None:
         """From here on the run is what it is now; that it was something else before stands in `environment.json`."""
+        if not self._changed:
+            return
         for line in self._changed:
             say(f"changed: {line}")
         self.files.summary.unlink(missing_ok=True)
@@ -348,9 +352,14 @@ class Execution:
 
     def _go_back_to_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, with the run's lines cut back to its step."""
-        for bad in ranks.first(self.files.bad_rows):
+        for bad in ranks.first(self._bad_rows_so_far):
             self.quarantine.note(bad)
         return ranks.first(self._newest_checkpoint)
+
+    def _bad_rows_so_far(self) -> list[BadRow]:
+        if self._begins_anew:
+            self.files.forget_start()
+        return self.files.bad_rows()
 
     def _newest_checkpoint(self) -> Path | None:
         checkpoint.bring_back(self.files.checkpoints)
@@ -396,7 +405,7 @@ class Execution:
             return {}
         state = self.trainer.state
         best = self.arguments.load_best_model_at_end and state.best_model_checkpoint is not None
-        step = state.best_global_step if best else state.global_step
+        step = checkpoint.step_of(Path(state.best_model_checkpoint)) if best else state.global_step
         measured = functools.partial(self.files.measured, step, self.measured_split)
         metrics = None if predicts else ranks.first(measured)
         if metrics is None:

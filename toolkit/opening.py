@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -61,20 +63,36 @@ def open_data(plugins: Plugins, data: Any, *, hold_out: bool = True) -> dict[str
     return {**splits, **limited(measured, recipe.eval.max_samples, "eval.max_samples")}
 
 
-def open_model(plugins: Plugins, objects: tuple[Any, Any], seed: int) -> tuple[Any, Any]:
-    """The model to train, adapted as the recipe says, and its processor."""
+def open_model(
+    plugins: Plugins, objects: tuple[Any, Any], seed: int, begun: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Any, Any]:
+    """The model to train, adapted as the recipe says, and its processor.
+
+    Args:
+        objects: a model and a processor given in code, instead of what the recipe names.
+        begun: the base model that a run began with which goes on.
+    """
     model, processor = objects
     set_seed(seed)
     if model is None and plugins.recipe.model.name == GIVEN_IN_CODE:
         raise ModelError("the run's model was given in code", hint="give it again, in code: model=...")
     if model is None:
-        loaded, own_processor = plugins.model()()
+        loaded, own_processor = _at_commit(plugins, begun).model()()
         model, processor = loaded, processor if processor is not None else own_processor
     else:
         keep_unpacked(model)
     if any(one is not None for one in objects):
         plugins.given(model, processor)
     return adapted(plugins, model), processor
+
+
+def _at_commit(plugins: Plugins, begun: Mapping[str, Any]) -> Plugins:
+    """The plugins, for the base model of a run that was begun as it was then."""
+    recipe = plugins.recipe
+    revision = as_begun(recipe.model, begun)
+    if revision == recipe.model.revision:
+        return plugins
+    return plugins.with_recipe(recipe.override(model={"revision": revision}))
 
 
 def adapted(plugins: Plugins, model: Any) -> Any:
@@ -98,9 +116,9 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
         return open_saved(plugins, files.model)
     from peft import PeftModel
 
-    spec, begun = plugins.recipe.model, files.read_environment().get("base_model", {})
-    changes = {"revision": as_begun(spec, begun), **({"quantization": None} if full_precision else {})}
-    model, processor = plugins.with_recipe(plugins.recipe.override(model=changes)).model()()
+    if full_precision:
+        plugins = plugins.with_recipe(plugins.recipe.override(model={"quantization": None}))
+    model, processor = _at_commit(plugins, files.read_environment().get("base_model", {})).model()()
     if isinstance(model, PeftModel):  # of an adapter that was trained further, whose newer weights come now
         model = model.unload()
     try:

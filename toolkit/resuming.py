@@ -108,6 +108,13 @@ class ResumableTrainer(transformers.Trainer):
         self._evaluation_due = False
         return metrics
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As upstream; what is best so far is saved, so that the best weights are there in the end, and no others."""
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return is_best
+
     def take_up(self) -> None:
         """Restore what the checkpoint says of the loss, and make up for an evaluation that was interrupted."""
         path = self._resumed_from / checkpoint.RUNNING_LOSS if self._resumed_from else None
@@ -124,7 +131,8 @@ class ResumableTrainer(transformers.Trainer):
         self._stopped = kept.get("stopped", False)
         if kept["evaluation_due"]:
             metrics = self._evaluate(None, None)
-            self._determine_best_metric(metrics=metrics, trial=None)
+            if self._determine_best_metric(metrics=metrics, trial=None) and self.args.load_best_model_at_end:
+                self.state.best_model_checkpoint = str(self._resumed_from)
 
     @property
     def skipped_steps(self) -> int:
@@ -247,6 +255,12 @@ class ResumableTrainer(transformers.Trainer):
         super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint and not any(Path(checkpoint).glob("*optimizer*")) and not self.is_deepspeed_enabled:
+            raise CheckpointError(
+                f"{checkpoint} holds no state of the optimizer, as train.save_only_model leaves it out: "
+                "to go on from it would not be exact",
+                hint=f"begin another run from its weights: --model {checkpoint}",
+            )
         with _taken_up("optimizer and scheduler", checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 

@@ -280,7 +280,8 @@ def _carry_out(
     from toolkit.signals import Signals
 
     with _known_where_to_go_on(files), Signals().listening() as signals, files.made_and_locked():
-        splits, loaded = ranks.alike(functools.partial(_opened, plugins, data, objects))
+        begun = files.read_environment().get("base_model", {}) if going_on else {}
+        splits, loaded = ranks.alike(functools.partial(_opened, plugins, data, objects, begun))
         if not going_on:
             ranks.first(functools.partial(_look_at_rows, plugins, splits, loaded[1]))
         execution = ranks.alike(functools.partial(Execution, plugins, files, splits, *loaded, signals))
@@ -304,8 +305,10 @@ def _carry_out(
     return finished
 
 
-def _opened(plugins: Plugins, data: Any, objects: tuple[Any, Any]) -> tuple[dict[str, Rows], tuple[Any, Any]]:
-    """A run's rows by split; its model and processor."""
+def _opened(
+    plugins: Plugins, data: Any, objects: tuple[Any, Any], begun: Mapping[str, Any]
+) -> tuple[dict[str, Rows], tuple[Any, Any]]:
+    """A run's rows by split; its model, as it was when the run was `begun`, and processor."""
     from toolkit.opening import open_data, open_model
 
     splits = open_data(plugins, data)
@@ -314,7 +317,7 @@ def _opened(plugins: Plugins, data: Any, objects: tuple[Any, Any]) -> tuple[dict
             f"the data has no train split (it has: {', '.join(splits)})",
             hint="training needs one: call a part of the data 'train'",
         )
-    return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)))
+    return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)), begun)
 
 
 @contextlib.contextmanager

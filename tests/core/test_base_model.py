@@ -171,6 +171,15 @@ def test_a_hub_model_is_loaded_as_it_was_though_its_branch_has_moved(
     recorded = json.loads(Path("first/environment.json").read_text())["base_model"]
     assert recorded == {"name": "acme/tiny", "revision": None, "commit": "a" * 40}
     assert load_run("first").evaluate()["metrics"] == pytest.approx(result.summary["after"], rel=1e-5)
+    shutil.copytree("first", "second")
+    for gone in ("second/model", "second/checkpoints/checkpoint-4"):
+        shutil.rmtree(gone)
+    Path("second/summary.json").unlink()
+    again = run(result.recipe.override(cache={"max_gb": 1}), "second", resume=True)
+    assert (again.summary["train"]["resumed_from"], again.summary["after"]) == (2, result.summary["after"])
+    environment = json.loads(Path("second/environment.json").read_text())
+    assert environment["changes"]
+    assert environment["base_model"] == recorded
 
 
 def test_an_adapter_that_is_trained_further_has_the_base_it_had(loads_anything: Recipe) -> None:
@@ -196,5 +205,6 @@ def test_the_commit_is_for_the_model_that_had_it() -> None:
     recorded = {"name": "acme/tiny", "revision": None, "commit": "a" * 40}
     assert as_begun(ModelSpec(name="acme/tiny"), recorded) == "a" * 40
     assert as_begun(ModelSpec(name="acme/other", revision="v2"), recorded) == "v2"
+    assert as_begun(ModelSpec(name="acme/tiny", revision="v2"), recorded) == "v2"
     assert as_begun(ModelSpec(name="acme/tiny", revision="v2"), {}) == "v2"
     refuse_changed(ModelSpec(name="acme/tiny"), recorded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -131,6 +132,44 @@ def test_damaged_checkpoints(
     assert run(tiny_recipe, "second", data=SPLITS, resume=True).summary["train"]["resumed_from"] is None
 
 
+def test_a_checkpoint_that_the_disk_does_not_give_back(
+    tiny_recipe: Recipe, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    sha256, unreadable = ck._sha256, [folder / "checkpoints/checkpoint-8/model.safetensors"]
+
+    def failing(path: Path) -> str:
+        if path in unreadable:
+            unreadable.clear()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256(path)
+
+    monkeypatch.setattr(ck, "_sha256", failing)
+    assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["train"]["resumed_from"] == 4
+    said = "checkpoint-8 is passed over and removed: 'model.safetensors' cannot be read: Input/output error"
+    assert said in capsys.readouterr().err
+
+
+def test_the_model_is_on_the_disk_before_the_run_is_finished(
+    tiny_recipe: Recipe, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    run(tiny_recipe, "first", data=SPLITS)
+    places = [one.removeprefix(f"{in_tmp}/first/") for one in synced]
+    weights_at, summary_at = (
+        places.index(".model.partial/model.safetensors"),
+        places.index(".summary.json.partial"),
+    )
+    assert weights_at < summary_at
+
+
 def test_a_first_checkpoint_that_was_cut_off_is_no_damage(tiny_recipe: Recipe, in_tmp: Path) -> None:
     folder = stopped(tiny_recipe, "first", 0)
     ck.begin(folder / "checkpoints" / "checkpoint-4")
@@ -190,6 +229,24 @@ def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: 
     assert [one.split(":")[0] for one in change["changed"]] == [
         "train.learning_rate", "the data is not what the run in first began with",
     ]  # fmt: skip
+
+
+def test_rows_that_were_mended_count_as_they_are_now(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(data={"max_bad_fraction": 0.2})
+    worse = {**SPLITS, "test": [{"ids": []}, *SPLITS["test"][1:]]}
+    run(recipe, "first", data=worse)
+    for one in ("first/model", *ck.ordered(Path("first/checkpoints"))[2:]):
+        shutil.rmtree(one)
+    before = json.loads(Path("first/summary.json").read_text())
+    assert before["rows"]["quarantined"] == 1
+    Path("first/summary.json").unlink()
+    again = run(recipe, "first", data=SPLITS, resume=True, allow_changes=True)
+    assert again.summary["rows"] == {"train": 20, "validation": 5, "test": 6, "quarantined": 0}
+    assert not Path("first/quarantine.jsonl").exists()
+    whole = run(recipe, "whole", data=SPLITS)
+    assert again.summary["before"] == whole.summary["before"] != before["before"]
+    steps = [line["step"] for line in lines(Path("first")) if line["split"] == "test"]
+    assert steps == [0, 15]
 
 
 def test_what_changes_no_result_may_change(tiny_recipe: Recipe, in_tmp: Path) -> None:
@@ -419,6 +476,53 @@ def test_a_signal_while_data_are_read(
     assert time.monotonic() - started < 10
     assert err.endswith(f"interrupted by {signal.Signals(number).name}; nothing was begun\n")
     assert not Path("runs").exists()
+
+
+HANGING = """
+    import os, time
+    from pathlib import Path
+    from toolkit import hookimpl
+
+    @hookimpl
+    def toolkit_augment(recipe):
+        main = os.getpid()
+        def augment(row, generator):
+            if os.getpid() != main and row["row_id"] > 15:
+                Path("hanging").touch()
+                time.sleep(600)
+            return row
+        return augment
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_twice_stops_at_once_though_a_worker_hangs(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, tmp_path: Path, first: int
+) -> None:
+    install("toolkit-hanging", plugins={"hanging": "toolkit_hanging"}, modules={"toolkit_hanging": HANGING})
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SPLITS["train"]))
+    train = {"dataloader_num_workers": 2, "save_steps": 1, "train_sampling_strategy": "sequential"}
+    tiny_recipe.override(plugins=["tiny", "hanging"], data=".", train=train).dump("hanging.yaml")
+    paths = os.pathsep.join([str(tmp_path / "site-packages"), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", "run", "hanging.yaml", "--output-dir", "first"],
+        env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (Path("hanging").exists() and Path("first/checkpoints/checkpoint-2/manifest.json").exists()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(first)
+    time.sleep(1)
+    assert process.poll() is None, process.communicate()
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130, err
+    assert "stopped at once; go on with: toolkit resume first" in err
+    assert "Traceback" not in err
+    assert json.loads(Path("first/summary.json").read_text())["status"] == "interrupted"
+    assert not Path("first", LOCK).exists()
 
 
 def test_sigterm_anywhere_in_a_command(

@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import Install
 from tests.core.test_runs import SPLITS, lines, same, weights
-from toolkit import CheckpointError, Recipe, RecipeError, run
+from toolkit import CheckpointError, Recipe, RecipeError, load_run, run
 from toolkit.errors import Interrupted
 
 STOPPER = """
@@ -190,6 +190,27 @@ def test_higher_accuracy_is_better_without_being_told(recipe: Recipe) -> None:
     assert result.summary["after"]["accuracy"] == max(validation)
 
 
+@pytest.mark.parametrize("place", [None, "step 9", "step 10", "evaluation 10"])
+def test_the_best_weights_are_kept_however_seldom_is_saved(recipe: Recipe, place: str | None) -> None:
+    """And no others: not those of a checkpoint that a signal happened to make."""
+    data = {"train": SPLITS["train"], "validation": SPLITS["test"]}
+    recipe = recipe.override(train={**BEST, "save_steps": 200, "max_steps": 30, "num_train_epochs": None})
+    whole = run(recipe, "whole", data=data)
+    validation = {
+        line["step"]: line["accuracy"] for line in lines(Path("whole")) if line["split"] == "validation"
+    }
+    best = max((step for step in validation if step), key=validation.__getitem__)
+    assert 0 < best < max(validation)
+    assert whole.summary["after"]["accuracy"] == validation[best]
+    if place is not None:
+        Path("stop").write_text(place)
+        with pytest.raises(Interrupted):
+            run(recipe, "again", data=data)
+        whole = run(recipe, "again", data=data, resume=True)
+    assert same(weights(whole.folder), weights(Path("whole")))
+    assert load_run(whole.folder).evaluate(data)["metrics"]["accuracy"] == validation[best]
+
+
 def test_the_best_is_found_again_in_a_folder_that_moved(recipe: Recipe) -> None:
     recipe = recipe.override(train=BEST)
     whole = run(recipe, "whole", data=SPLITS)
@@ -257,3 +278,11 @@ def test_an_observer_that_fails_changes_nothing(
     assert result.summary["status"] == "finished"
     told = "plugin 'bad' (toolkit-bad 0.1): toolkit_run_finished failed: ZeroDivisionError: division by zero"
     assert told in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_the_optimizer_is_nothing_to_go_on_from(recipe: Recipe) -> None:
+    recipe = recipe.override(train={"save_only_model": True})
+    stopped_at("step 9", recipe, "stopped")
+    with pytest.raises(CheckpointError, match=r"checkpoint-9 holds no state of the optimizer") as caught:
+        run(recipe, "stopped", data=SPLITS, resume=True)
+    assert "--model stopped/checkpoints/checkpoint-9" in str(caught.value.hint)
