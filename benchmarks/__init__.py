@@ -6,6 +6,7 @@ MODULES = (
     "benchmarks.features",
     "benchmarks.audio",
     "benchmarks.text",
+    "benchmarks.targets",
     "benchmarks.clip",
 )
 """Where the workloads are, in the order of the table."""

@@ -15,6 +15,15 @@ from torch.nn.functional import cross_entropy
 from toolkit import Batch, Loss
 from toolkit_causal_lm.attention import segments
 from toolkit_causal_lm.encode import IGNORED
+from toolkit_causal_lm.parts import (
+    Outputs,
+    are_many,
+    may_be_worked_out_early,
+    nothing_follows,
+    parts,
+    summed_in_parts,
+    wide,
+)
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -25,28 +34,77 @@ def summed_cross_entropy(model: Any, batch: Batch) -> Loss:
     Its outputs are the model's: `logits` (sequences, tokens, vocabulary), in training (1, targets, vocabulary), for
     only what has a gradient is computed there.
     """
-    if torch.is_grad_enabled():
-        outputs, logits, targets = foretold(model, batch)
-    else:
+    count = batch["num_targets"]
+    if not torch.is_grad_enabled():
         outputs = _forward(model, batch)
         logits, targets = _chosen(outputs.logits, batch)
-    return Loss(cross_entropy(logits, targets, reduction="sum"), count=batch["num_targets"], outputs=outputs)
+        return Loss(cross_entropy(logits, targets, reduction="sum"), count, outputs=outputs)
+    head = _head(model)
+    if _goes_in_parts(model, head, batch) and may_be_worked_out_early(model, head):
+        hidden, targets = _hidden(model, head, batch)
+        total = summed_in_parts(head, hidden, targets, _vocabulary(model))
+        return Loss(total, count, outputs=Outputs(hidden, head))
+    outputs, logits, targets = _foretold(model, head, batch)
+    return Loss(cross_entropy(logits, targets, reduction="sum"), count, outputs=outputs)
 
 
-def foretold(model: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
-    """The model's outputs, logits (targets, vocabulary), float32 or wider, and targets (targets,).
+def foretold(model: Any, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (targets, vocabulary), float32 or wider, and targets (targets,), of many some at a time.
 
     Each token is foretold by the one before it. The vocabulary's logits are computed of no others, where the model
     lets them be chosen.
     """
     head = _head(model)
+    if not _goes_in_parts(model, head, batch):
+        _, logits, targets = _foretold(model, head, batch)
+        yield logits, targets
+        return
+    for hidden, targets in parts(*_hidden(model, head, batch), _vocabulary(model)):
+        yield wide(head(hidden[None])[0]), targets
+
+
+def _foretold(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
+    """The model's outputs, logits and targets, all at once."""
     if head is None:
         outputs = _forward(model, batch)
         return outputs, *_chosen(outputs.logits, batch)
     with _given_only_targets(head, batch):
         outputs = _forward(model, batch)
-    targets = batch["labels"][:, 1:]
-    return outputs, _wide(outputs.logits[0]), targets[targets != IGNORED]
+    return outputs, wide(outputs.logits[0]), _targets(batch)
+
+
+def _goes_in_parts(model: Any, head: Any, batch: Batch) -> bool:
+    many = are_many(batch["num_targets"], _vocabulary(model))
+    return many and head is not None and nothing_follows(_inner(model), head)
+
+
+def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the head would make logits of (targets, size), and the targets (targets,)."""
+    given: list[Tensor] = []
+
+    def keep(hidden: Tensor) -> Tensor:
+        given.append(hidden)
+        return hidden
+
+    before = vars(head).get("forward")  # others may have put something there
+    head.forward = keep
+    try:
+        with _given_only_targets(head, batch):
+            _forward(model, batch)
+    finally:
+        del head.forward
+        if before is not None:
+            head.forward = before
+    return given[0][0], _targets(batch)
+
+
+def _vocabulary(model: Any) -> int:
+    return int(_inner(model).config.get_text_config().vocab_size)
+
+
+def _targets(batch: Batch) -> Tensor:
+    targets: Tensor = batch["labels"][:, 1:]
+    return targets[targets != IGNORED]
 
 
 def _forward(model: Any, batch: Batch) -> Any:
@@ -55,17 +113,12 @@ def _forward(model: Any, batch: Batch) -> Any:
 
 
 def _chosen(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    targets = batch["labels"][:, 1:]
-    return _wide(_before(values, targets)), targets[targets != IGNORED]
+    return wide(_before(values, batch["labels"][:, 1:])), _targets(batch)
 
 
 def _before(values: Tensor, targets: Tensor) -> Tensor:
     """Those of the values (sequences, tokens, size) that stand before a target; an adapter's virtual tokens lead."""
     return values[:, -targets.shape[1] - 1 : -1][targets != IGNORED]
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.itemsize < 4 else logits
 
 
 def _inner(model: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.nn.functional import cross_entropy
 
 from toolkit import Batch, Loss, Scored
@@ -26,10 +27,12 @@ class Evaluate:
         self.every_row, self.answered = every_row, 0
 
     def __call__(self, model: Any, batch: Batch) -> Scored:
-        outputs, logits, targets = foretold(model, batch)
-        loss = Loss(cross_entropy(logits, targets, reduction="sum"), count=batch["num_targets"])
-        right = int((logits.argmax(dim=-1) == targets).sum())
-        del outputs, logits
+        totals, right = [], 0
+        for logits, targets in foretold(model, batch):
+            totals.append(cross_entropy(logits, targets, reduction="sum"))
+            right += int((logits.argmax(dim=-1) == targets).sum())
+            del logits
+        loss = Loss(torch.stack(totals).sum(), count=batch["num_targets"])
         wanted = len(batch["asked"]) if self.every_row else SHOWN - self.answered
         asked, references = batch["asked"][:wanted], batch["references"][:wanted]
         self.answered += len(asked)
