@@ -89,10 +89,13 @@ class Run:
 
     def predictions(self, inputs: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
         """As `predict`, each output with its input: `{"input", "output"}`, in the order of the inputs."""
+        from toolkit.linear import swift_linear
+
         given = [str(one) for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
         self.model.eval()
         columns = self._files.read_environment().get("columns", {})
-        outputs = self._plugins.predict(self.model, self.processor, columns)(given)
+        with swift_linear(self.model):
+            outputs = self._plugins.predict(self.model, self.processor, columns)(given)
         paired = isinstance(outputs, Mapping) or (isinstance(outputs, list) and len(outputs) == len(given))
         expected(outputs, object if paired else (), "toolkit_predict", "a list with an output of each input")
         if isinstance(outputs, Mapping):

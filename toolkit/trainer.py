@@ -37,6 +37,7 @@ from toolkit.compat import CompatibleTrainer
 from toolkit.data.columns import in_batches
 from toolkit.data.rows import BadRow, CollateFetched, PreparedRows, Quarantine
 from toolkit.data.sampling import EpochSampler, LengthSampler
+from toolkit.linear import swift_linear
 from toolkit.metrics import SAMPLES, Sample, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
@@ -178,7 +179,13 @@ class Trainer(CompatibleTrainer):
                 f"train.gradient_accumulation_steps: the gradients of {accumulated} batches are averaged, which is not "
                 "one batch of all their rows; for that raise train.per_device_train_batch_size"
             )
-        return super().train(*args, **kwargs)
+        with self._swiftly():
+            return super().train(*args, **kwargs)
+
+    def _swiftly(self) -> contextlib.AbstractContextManager[None]:
+        """Meanwhile a CPU computes the model's linear layers in the swiftest way that torch has."""
+        as_upstream = self._plugins is None or self.args.torch_compile
+        return contextlib.nullcontext() if as_upstream else swift_linear(self.model)
 
     def _run_epoch(self, **loop: Any) -> None:
         if self._train_order is not None:
@@ -256,7 +263,8 @@ class Trainer(CompatibleTrainer):
         """As upstream, except that with plugins the metrics stream and `loss` is nats per target."""
         self._streaming = self._plugins is not None and self.compute_metrics is None
         try:
-            return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]
+            with self._swiftly():
+                return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]
         finally:
             self._streaming = False
 
