@@ -29,9 +29,13 @@ _PATIENCE_SECONDS = 60.0
 _CHECKSUM = "crc32"
 _HEADER = 160
 """Bytes in a file beside those of a tensor, about."""
+_BLOCK = 4096
+"""Bytes that a file takes are a multiple of, on most disks."""
 GB = 10**9
 _RECOUNT = 1 << 26
-"""Bytes that a store writes until it looks at what others have written meanwhile."""
+"""Bytes that a store writes at least until it looks at what others have written meanwhile."""
+_SHARE = "share"
+"""In `stage.json`: of a cache, which stores that say so may take together."""
 
 
 def cache_folder(wanted: str | None = None) -> Path:
@@ -61,7 +65,7 @@ class Kept:
     @property
     def in_use(self) -> bool:
         """Whether a process that is alive reads or writes it."""
-        return any(_is_alive(path) for path in self.folder.glob(f"{_IN_USE}*"))
+        return any(_is_alive(path.name.removeprefix(_IN_USE)) for path in self.folder.glob(f"{_IN_USE}*"))
 
     def remove(self) -> None:
         """First its name, so that nobody finds half of it; another process may have been quicker.
@@ -75,6 +79,13 @@ class Kept:
         except FileNotFoundError:
             return
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def clear_up(root: Path) -> None:
+    """Remove what processes have left half removed that are no more."""
+    for gone in root.glob("frozen/.*.gone"):
+        if not _is_alive(gone.name.split(".")[-2]):
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def kept(root: Path) -> list[Kept]:
@@ -91,13 +102,24 @@ def _kept(folder: Path) -> Kept:
         facts = json.loads((folder / STAGE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         facts = {}
-    sizes = [path.stat().st_size for path in folder.glob("*/*.safetensors")]
+    sizes = []
+    for path in folder.glob("*/*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(_on_disk(path))
+    for path in folder.glob("*/*.partial"):
+        if not _is_alive(path.name.split(".")[-2]):
+            path.unlink(missing_ok=True)
     return Kept(folder, facts, len(sizes), sum(sizes), (folder / STAGE).stat().st_mtime)
 
 
-def _is_alive(mark: Path) -> bool:
+def _on_disk(path: Path) -> int:
+    """Bytes that a file takes, which are whole blocks."""
+    return path.stat().st_blocks * 512
+
+
+def _is_alive(process: str) -> bool:
     try:
-        os.kill(int(mark.name.removeprefix(_IN_USE)), 0)
+        os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
@@ -105,34 +127,51 @@ def _is_alive(mark: Path) -> bool:
     return True
 
 
+def _has_share(one: Kept) -> bool:
+    return _SHARE in one.facts
+
+
 class StageStore:
     """The outputs of one stage, a file per row, named by what went in."""
 
-    def __init__(self, root: Path, key: str, facts: Mapping[str, Any], most_bytes: float) -> None:
+    def __init__(
+        self, root: Path, key: str, facts: Mapping[str, Any], most_bytes: float, share: float = 1.0
+    ) -> None:
+        """`share`: how much of `most_bytes` stores that have less than all of it may take together."""
         self.root, self.folder = root, root / "frozen" / key
-        self.facts, self.most_bytes = facts, most_bytes
-        self.rows = self.bytes = self.others = self.uncounted = 0
-        self.closed = False
+        self.facts, self.most_bytes, self.share = facts, most_bytes, share
+        self.others: list[Kept] = []
+        self.rows = self.bytes = 0
+        self.until_count = 0.0
+        """Bytes that may be written until it is time to look at what others have written meanwhile."""
+        self.closed, self.patient = False, True
 
     def open(self) -> None:
         """Begin to use it; the cache cannot be written to: nothing is kept, and a line says so."""
+        facts = {**self.facts, **({_SHARE: self.share} if self.share < 1 else {})}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / STAGE).write_text(json.dumps(self.facts), encoding="utf-8")
+            (self.folder / STAGE).write_text(json.dumps(facts), encoding="utf-8")
             (self.folder / f"{_IN_USE}{os.getpid()}").touch()
-            self._count()
+            clear_up(self.root)
         except OSError as error:
             self._give_up(error)
 
-    def _count(self) -> None:
+    def count(self) -> int:
+        """Look at what is there, which takes the longer the more it is; how many rows are in this store."""
         everything = kept(self.root)
         mine = [one for one in everything if one.folder == self.folder]  # none where it was removed by hand
-        self.rows, self.bytes, self.uncounted = (
-            sum(one.rows for one in mine),
-            sum(one.bytes for one in mine),
-            0,
-        )
-        self.others = sum(one.bytes for one in everything) - self.bytes
+        self.others = [one for one in everything if one.folder != self.folder]
+        self.rows, self.bytes = sum(one.rows for one in mine), sum(one.bytes for one in mine)
+        free = self.most_bytes - self.bytes - sum(one.bytes for one in self.others)
+        self.until_count = max(_RECOUNT, free / 8)
+        return self.rows
+
+    def forget(self) -> None:
+        """Remove all rows."""
+        for path in self.folder.glob("*/*.safetensors"):
+            path.unlink(missing_ok=True)
+        self.until_count = 0.0
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -169,15 +208,29 @@ class StageStore:
             free = {name: stack.enter_context(self._lock(name)) for name in {key[:2] for key in keys}}
             yield {key for key in keys if free[key[:2]]}
 
-    def awaited(self, key: str) -> dict[str, Any] | None:
-        """The tensors of a row that another process has claimed, or None where it is not done in time."""
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < until:
-            with self._lock(key[:2]) as free:
-                if free:
-                    return self.read(key)
-            time.sleep(0.01)
-        return None
+    def awaited(self, keys: Sequence[str], stopping: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+        """The tensors of rows that other processes have claimed, of those that are done in time.
+
+        Who was once waited for in vain, as one that is suspended, is not waited for again.
+
+        Args:
+            stopping: whether nothing is worth waiting for any more.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        left, until = list(keys), time.monotonic() + _PATIENCE_SECONDS * self.patient
+        while left:
+            done = [key for key in left if self._is_free(key)]
+            found |= {key: tensors for key in done if (tensors := self.read(key)) is not None}
+            left = [key for key in left if key not in done]
+            self.patient = self.patient and (not left or time.monotonic() < until)
+            if not self.patient or stopping():
+                break
+            time.sleep(0.01 if left else 0)
+        return found
+
+    def _is_free(self, key: str) -> bool:
+        with self._lock(key[:2]) as free:
+            return free
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[bool]:
@@ -196,7 +249,7 @@ class StageStore:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        size = sum(tensor.nbytes + _HEADER for tensor in tensors.values())
+        size = -(-sum(tensor.nbytes + _HEADER for tensor in tensors.values()) // _BLOCK) * _BLOCK
         if self.closed:
             return
         place = self._place(key)
@@ -207,10 +260,12 @@ class StageStore:
             place.parent.mkdir(exist_ok=True)
             save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
             partial.rename(place)
-            size = place.stat().st_size
-            self.rows, self.bytes, self.uncounted = self.rows + 1, self.bytes + size, self.uncounted + size
-            if self.uncounted > _RECOUNT:
-                self._count()
+            size = _on_disk(place)
+            self.rows, self.bytes, self.until_count = (
+                self.rows + 1,
+                self.bytes + size,
+                self.until_count - size,
+            )
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
@@ -218,18 +273,27 @@ class StageStore:
 
     def _has_room(self, size: int) -> bool:
         """Make room, from what has been unused the longest; what this run keeps is not taken from it."""
-        if self.bytes + self.others + size <= self.most_bytes:
+        if self.until_count <= 0:
+            self.count()
+        shared = self.share == 1 or self._makes_room(size, self.share * self.most_bytes, _has_share)
+        if shared and self._makes_room(size, self.most_bytes, lambda one: True):
             return True
-        for one in kept(self.root):
-            if one.folder != self.folder and not one.in_use:
-                one.remove()
-                self.others -= one.bytes
-                if self.bytes + self.others + size <= self.most_bytes:
-                    return True
         say_once(
             f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time"
         )
         self.closed = True
+        return False
+
+    def _makes_room(self, size: int, most: float, counts: Callable[[Kept], bool]) -> bool:
+        """Whether there is room for more beside this store and those of the others that count, some of them removed."""
+        counted = [one for one in self.others if counts(one)]
+        for one in [*counted, None]:
+            if self.bytes + sum(one.bytes for one in counted) + size <= most:
+                return True
+            if one is not None and not one.in_use:
+                one.remove()
+                counted.remove(one)
+                self.others.remove(one)
         return False
 
     def _give_up(self, error: Exception) -> None:
@@ -264,9 +328,10 @@ class RowCache:
             recipe.cache,
             hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest(),
         )
-        described = {"stage": name, **facts}
         self.enabled, self.opened = cache.enabled, 0
-        self.store = StageStore(cache_folder(cache.dir), key, described, cache.max_gb * GB / 2)
+        self.store = StageStore(
+            cache_folder(cache.dir), key, {"stage": name, **facts}, cache.max_gb * GB, share=0.5
+        )
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The tensors of one row.

@@ -195,7 +195,14 @@ class Execution:
             return
         stages = self.plugins.frozen_stages(self.model)
         rows = sum(map(len, self.rows.values()))
-        with reused(stages, cache_folder(cache.dir), cache.max_gb, rows, self._varying(stages)):
+        with reused(
+            stages,
+            cache_folder(cache.dir),
+            cache.max_gb,
+            rows,
+            self._varying(stages),
+            stopping=lambda: self.signals.received is not None,
+        ):
             yield
 
     def _varying(self, stages: Sequence[Stage]) -> list[str]:

@@ -22,15 +22,24 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.cache import GB, StageStore
+from toolkit.environment import package_version
+from toolkit.linear import is_swifter
 from toolkit.notices import say, say_once
 from toolkit.types import Stage
 
+_MORE = ("output_hidden_states", "output_attentions")
+"""Arguments of transformers' models, by which they give more than they are usually asked for."""
 _BATCH_DEPENDENT = ("Linear8bitLt", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
 
 @contextlib.contextmanager
 def reused(
-    stages: Sequence[Stage], root: Path, max_gb: float, rows: int, varying: Sequence[str] = ()
+    stages: Sequence[Stage],
+    root: Path,
+    max_gb: float,
+    rows: int,
+    varying: Sequence[str] = (),
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[FrozenStage]]:
     """Meanwhile the outputs of those stages in which nothing trains are kept, and reused.
 
@@ -38,10 +47,13 @@ def reused(
         root: the cache's folder.
         rows: how many inputs there will be, for a forecast.
         varying: names of stages whose inputs in training are others each time, and not worth keeping.
+        stopping: whether the run is to end, so that nothing is waited for.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(FrozenStage(stage, root, max_gb, rows, stage.name in varying).attached())
+            stack.enter_context(
+                FrozenStage(stage, root, max_gb, rows, stage.name in varying, stopping).attached()
+            )
             for stage in stages
             if reusable(stage)
         ]
@@ -111,14 +123,25 @@ def reusable(stage: Stage) -> bool:
 class FrozenStage:
     """One stage and its store."""
 
-    def __init__(self, stage: Stage, root: Path, max_gb: float, rows: int, varies: bool) -> None:
-        self.stage, self.rows, self.varies = stage, rows, varies
-        self.store = StageStore(root, stage_key(stage), _facts(stage), max_gb * GB)
+    def __init__(
+        self, stage: Stage, root: Path, max_gb: float, rows: int, varies: bool, stopping: Callable[[], bool]
+    ) -> None:
+        self.stage, self.rows, self.varies, self.stopping = stage, rows, varies, stopping
+        self.root, self.most_bytes = root, max_gb * GB
         self.compute: Callable[..., Any] = stage.module.forward
         self.signature = inspect.signature(self.compute)
         self.shape: _Shape | None = None
         self.steady: bool | None = False if _has_dropout(stage.module) else None
+        self.indifferent: dict[str, bool] = {}
+        """By the kind of call, whether a row's output is the same to the last bit without the others."""
         self.read = self.computed = 0
+        self._know()
+
+    def _know(self) -> None:
+        """Take the stage as it is now for what the store is of."""
+        self.state = _state(self.stage.module)
+        self.store = StageStore(self.root, stage_key(self.stage), _facts(self.stage), self.most_bytes)
+        self.checked = not self.store.folder.is_dir()  # nothing is there to look at
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[FrozenStage]:
@@ -131,16 +154,33 @@ class FrozenStage:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = _Call.of(self.signature, args, kwargs)
-        if call is None or not self._may_be_reused(call):
+        if call is None or self._gives_more(call) or not self._is_frozen() or not self._may_be_reused(call):
             return self.compute(*args, **kwargs)
         keys = call.keys()
         found = [self.store.read(key) for key in keys]
-        if not self._find_others(call, keys, found):
+        if not self._complete(call, keys, found):
             return self.compute(*args, **kwargs)
         assert self.shape is not None
         return self.shape.put_together(found, call.device)
 
-    def _find_others(self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None]) -> bool:
+    def _gives_more(self, call: _Call) -> bool:
+        """Whether outputs are asked for that are not kept, or in another form."""
+        config = getattr(self.stage.module, "config", None)
+        more = any(call.plain.get(name, getattr(config, name, False)) for name in _MORE)
+        return more or call.plain.get("return_dict") is False
+
+    def _is_frozen(self) -> bool:
+        """Whether nothing in the stage trains; what it has become meanwhile is kept apart from what it was."""
+        if any(one.requires_grad for one in self.stage.module.parameters()):
+            say_once(f"cache: the {self.stage.name} trains now, and is computed each time")
+            return False
+        if _state(self.stage.module) != self.state:
+            self.store.close()
+            self._know()
+            self.store.open()
+        return True
+
+    def _complete(self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None]) -> bool:
         """Add the rows that were not there; those that another process is at work on are waited for.
 
         Returns:
@@ -152,29 +192,62 @@ class FrozenStage:
             ours = [place for place in missing if keys[place] in mine]
             for place in ours:
                 found[place] = self.store.read(keys[place])  # another may have been quicker
-            if not self._compute(call, keys, found, [place for place in ours if found[place] is None]):
+            ours = [place for place in ours if found[place] is None]
+            if not self._compute(call, keys, found, ours):
                 return False
-        for place in missing:
-            if keys[place] not in mine:
-                found[place] = self.store.awaited(keys[place])
-        left = [place for place in missing if found[place] is None]
-        if self.shape is None and not left:
-            left = [0]  # it tells what an output looks like, and whether what is kept is still so
-        return self._compute(call, keys, found, left)
+        others = [place for place in missing if found[place] is None]
+        awaited = self.store.awaited([keys[place] for place in others], self.stopping)
+        for place in others:
+            found[place] = awaited.get(keys[place])
+        left = [place for place in others if found[place] is None]
+        if not self._compute(call, keys, found, left):
+            return False
+        read = [place for place in range(call.count) if place not in (*ours, *left)]
+        return self.checked or not read or self._check(call, keys, found, read[0])
+
+    def _check(
+        self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], place: int
+    ) -> bool:
+        """See, once, that what is kept is what is computed, but for rounding; where it is not, all of it goes."""
+        rows = self._rows(call, [place])
+        if rows is None:
+            return False
+        self.checked = True
+        if _alike(found[place], rows[0]):
+            return True
+        say(
+            f"cache: the {self.stage.name} does not compute what was kept of it; that is removed, and made anew"
+        )
+        self.store.forget()
+        return self._compute(call, keys, found, list(range(call.count)))
 
     def _compute(
         self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], places: list[int]
     ) -> bool:
         """Compute and keep some rows; whether the outputs are rows."""
-        outputs = self._computed(call, places) if places else []
-        if outputs is None:
+        if not places:
+            return True
+        rows = self._without_others(call, places)
+        if rows is None:
             return False
-        for place, output in zip(places, outputs, strict=True):
-            if not _same(found[place], output):
-                self.store.write(keys[place], output)
-            found[place] = output
+        for place, row in zip(places, rows, strict=True):
+            self.store.write(keys[place], row)
+            found[place] = row
         self.computed += len(places)
         return True
+
+    def _without_others(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
+        """The outputs of some rows; the others are computed too where that makes a difference to the last bit.
+
+        Small products are summed in an order of their own, so it may; for calls of one kind it is tried once.
+        """
+        if len(places) == call.count or self.indifferent.get(call.kind):
+            return self._rows(call, places)
+        rows = self._rows(call, list(range(call.count)))
+        if rows is not None and call.kind not in self.indifferent:
+            alone = self._rows(call, [0])
+            self.indifferent[call.kind] = alone is not None and _same(alone[0], rows[0])
+        return rows and [rows[place] for place in places]
 
     def _may_be_reused(self, call: _Call) -> bool:
         if not self.stage.module.training:
@@ -187,7 +260,8 @@ class FrozenStage:
             self.steady = self._is_steady(call)
         if not self.steady:
             say_once(
-                f"cache: the {self.stage.name} drops values at random, and is computed at each step of training"
+                f"cache: in training the {self.stage.name} gives other values than in evaluation, by dropout or the "
+                "like, and is computed at each step"
             )
         return self.steady
 
@@ -207,8 +281,8 @@ class FrozenStage:
             return False
         return _same(one.rows(training)[0], other.rows(evaluating)[0])
 
-    def _computed(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
-        """The outputs of some rows, or None where they are none of rows."""
+    def _rows(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
+        """The outputs of some rows, computed without the others, or None where they are none of rows."""
         with torch.no_grad():
             output = self.compute(**call.of_rows(places))
         shape = _Shape.of(output, len(places), self.stage.outputs)
@@ -221,7 +295,8 @@ class FrozenStage:
         return rows
 
     def _forecast(self, size: int) -> None:
-        there = f", {self.store.rows} rows of it there already" if self.store.rows else ""
+        rows = self.store.count()
+        there = f", {rows} rows of it there already" if rows else ""
         say(
             f"cache: the {self.stage.name} does not train; its outputs for {self.rows} rows take "
             f"{self.rows * size / GB:.2g} GB in {self.store.folder}{there}"
@@ -232,27 +307,57 @@ class FrozenStage:
 
 
 def stage_key(stage: Stage) -> str:
-    """A digest of the weights, the configuration, what is kept, the device and the libraries."""
-    import transformers
-
+    """A digest of the weights, the configuration, all else that is set, what is kept, the device and the libraries."""
     digest = hashlib.sha256()
-    config: Any = getattr(stage.module, "config", None)
-    device = next(stage.module.parameters()).device.type
-    settings = config.to_json_string(use_diff=False) if hasattr(config, "to_json_string") else ""
+    module: Any = stage.module
+    config: Any = getattr(module, "config", None)
+    device = next(module.parameters()).device.type
     about = [
-        type(stage.module).__qualname__,
+        f"{type(module).__module__}.{type(module).__qualname__}",
         stage.outputs,
-        settings,
+        config.to_json_string(use_diff=False) if hasattr(config, "to_json_string") else "",
+        getattr(config, "_attn_implementation", None),
+        [_set(one) for one in module.modules()],
+        _adapters(module),
         device,
-        torch.__version__,
-        transformers.__version__,
+        device == "cpu" and is_swifter(),
+        [package_version(name) for name in _LIBRARIES],
     ]
     digest.update(repr(about).encode())
-    for name, tensor in stage.module.state_dict().items():
+    for name, tensor in module.state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(_bytes(tensor))
     return digest.hexdigest()[:32]
+
+
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "task-toolkit")
+_NO_MATTER = ("training", "gradient_checkpointing")
+
+
+def _set(module: nn.Module) -> dict[str, Any]:
+    """What a module's own attributes say that are plain values."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and not name.startswith("_") and name not in _NO_MATTER
+    }
+
+
+def _adapters(module: nn.Module) -> list[Any]:
+    """What a forward does with the adapters of PEFT in it: which are on, and how much they weigh."""
+    return [
+        (one.disable_adapters, one.active_adapters, one.merged_adapters, repr(getattr(one, "scaling", None)))
+        for one in module.modules()
+        if hasattr(one, "disable_adapters") and hasattr(one, "merged_adapters")
+    ]
+
+
+def _state(module: nn.Module) -> tuple[Any, ...]:
+    """Tells whether weights have changed since, without a look at them."""
+    tensors = [*module.parameters(), *module.buffers()]
+    versions = [0 if one.is_inference() else one._version for one in tensors]
+    return (*versions, *(one.data_ptr() for one in tensors), repr(_adapters(module)))
 
 
 def _facts(stage: Stage) -> dict[str, Any]:
@@ -307,15 +412,20 @@ class _Call:
         return len(next(iter(self.tensors.values())))
 
     @property
+    def kind(self) -> str:
+        """All of it but the rows' content and their number."""
+        device = self.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        kinds = [(name, one.dtype, tuple(one.shape[1:])) for name, one in sorted(self.tensors.items())]
+        return repr((sorted(self.plain.items()), precision, kinds))
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.tensors.values())).device
 
     def keys(self) -> list[str]:
         """A digest of each row's content."""
-        device = self.device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        kinds = [(name, one.dtype, tuple(one.shape[1:])) for name, one in sorted(self.tensors.items())]
-        start = hashlib.sha256(repr((sorted(self.plain.items()), precision, kinds)).encode())
+        start = hashlib.sha256(self.kind.encode())
         rows = [one.detach().cpu() for _, one in sorted(self.tensors.items())]
         keys = []
         for place in range(self.count):
@@ -345,7 +455,7 @@ def _by_name(
             given |= {
                 key: one
                 for key, one in value.items()
-                if one is not False and (key, one) != ("return_dict", True)
+                if (key == "return_dict") == (one is False)  # an object is what there is without it
             }
         elif isinstance(value, Tensor) or value != parameter.default:
             given[name] = value
@@ -405,3 +515,19 @@ def _same(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor]) -> bool
         and one.keys() == other.keys()
         and all(torch.equal(one[name], other[name]) for name in one)
     )
+
+
+def _alike(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor]) -> bool:
+    """Whether they are the same but for rounding, relative to the largest value."""
+    return (
+        one is not None
+        and one.keys() == other.keys()
+        and all(one[name].shape == other[name].shape and _near(one[name], other[name]) for name in one)
+    )
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or not other.is_floating_point():
+        return torch.equal(one, other)
+    apart = (one.double() - other.double()).abs().max() if one.numel() else 0.0
+    return bool(apart <= torch.finfo(one.dtype).eps ** 0.5 * other.double().abs().max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_a_row_is_computed_once(tmp_path: Path) -> None:
     assert asked(made(tmp_path, version=2))
     assert asked(made(tmp_path, name="cubes"))
     entry = next(one for one in cache.kept(tmp_path) if one.rows == 2)
-    assert entry.facts == {"stage": "squares", "version": 1}
+    assert entry.facts == {"stage": "squares", "version": 1, "share": 0.5}
 
 
 def test_a_cache_that_is_switched_off_is_not_touched(tmp_path: Path) -> None:
@@ -63,24 +64,75 @@ def test_what_cannot_be_computed_is_not_kept(tmp_path: Path) -> None:
     assert asked(one)
 
 
-def test_it_takes_half_of_the_cache(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def row(tmp_path: Path) -> int:
+    """Bytes that a row takes on this disk."""
+    asked(made(tmp_path / "probe"))
+    return cache.kept(tmp_path / "probe")[0].bytes
+
+
+def test_it_takes_half_of_the_cache(
+    row: int, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toolkit.notices._said", set())
-    one = made(tmp_path, max_gb=1000 / 1e9)
+    one = made(tmp_path, max_gb=7 * row / 1e9)
     assert [asked(one, f"{key:02}") for key in range(6)] == [True] * 6
-    (entry,) = cache.kept(tmp_path)
-    assert entry.bytes <= 500 < 2 * entry.bytes
-    assert entry.rows < 6
+    assert [entry.rows for entry in cache.kept(tmp_path)] == [3]
     assert "cache: full at" in capsys.readouterr().err
 
 
-def test_what_others_write_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_dearer_does_not_make_way_for_it(row: int, tmp_path: Path) -> None:
+    """Rows may take half, and no more; then what was kept of other rows goes, and nothing else."""
+    dear = cache.StageStore(tmp_path, "dear", {"stage": "encoder"}, 10 * row)
+    dear.open()
+    for key in range(5):
+        dear.write(f"{key:02}", VALUES)
+    dear.close()
+    old = made(tmp_path, "old", max_gb=10 * row / 1e9)
+    assert all(asked(old, f"{key:02}") for key in range(2))
+    del old
+    one = made(tmp_path, max_gb=10 * row / 1e9)
+    assert all(asked(one, f"{key:02}") for key in range(7))
+    assert {entry.facts["stage"]: entry.rows for entry in cache.kept(tmp_path)} == {
+        "encoder": 5,
+        "squares": 5,
+    }
+
+
+def test_what_others_write_meanwhile_counts(
+    row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as another worker of the same run."""
     monkeypatch.setattr(cache, "_RECOUNT", 0)
-    one, other = made(tmp_path, max_gb=2000 / 1e9), made(tmp_path, max_gb=2000 / 1e9)
+    one, other = (made(tmp_path, max_gb=16 * row / 1e9) for _ in range(2))
     for key in range(10):
         asked(one, f"a{key}")
         asked(other, f"b{key}")
-    assert cache.kept(tmp_path)[0].bytes < 1200
+    assert cache.kept(tmp_path)[0].rows <= 9
+
+
+def test_few_looks_at_what_is_there(row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes the longer the more it is: none where everything is read, and few where all is written."""
+    looks, kept = [], cache.kept
+    monkeypatch.setattr(cache, "kept", lambda root: looks.append(root) or kept(root))
+    monkeypatch.setattr(cache, "_RECOUNT", 2 * row)
+    one = made(tmp_path)
+    assert all(asked(one, f"{key:02}") for key in range(20))
+    assert len(looks) == 1
+    assert not any(asked(made(tmp_path), f"{key:02}") for key in range(20))
+    assert len(looks) == 1
+
+
+def test_what_dead_processes_have_left_is_cleared_up(tmp_path: Path) -> None:
+    asked(made(tmp_path))
+    [entry] = cache.kept(tmp_path)
+    dead, alive = 2**22 + 1, os.getpid()
+    for process in (dead, alive):
+        (tmp_path / "frozen" / f".old.{process}.gone").mkdir()
+        (entry.folder / "ab" / f"key.{process}.partial").write_text("half")
+    asked(made(tmp_path, "other"), "cd")
+    left = sorted(path.name for path in tmp_path.rglob("*") if path.suffix in (".gone", ".partial"))
+    assert left == [f".old.{alive}.gone", f"key.{alive}.partial"]
 
 
 def test_what_another_process_has_removed_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +158,5 @@ def test_what_is_removed_by_hand_is_not_counted(tmp_path: Path) -> None:
     one = made(tmp_path)
     asked(one)
     shutil.rmtree(tmp_path / "frozen")
-    one.store._count()
-    assert (one.store.rows, one.store.bytes) == (0, 0)
+    assert (one.store.count(), one.store.bytes) == (0, 0)
     assert [asked(one), one.store.closed] == [True, True]

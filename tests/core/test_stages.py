@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_each_row_is_computed_once_in_whatever_company(stage: Stage, tmp_path: P
             outputs = stage.module(ROWS[places])
             assert isinstance(outputs, BaseModelOutput)
             assert torch.equal(outputs.last_hidden_state, expected[places])
-        assert stage.module.rows == [2, 1, 1, 1]
+        assert stage.module.rows == [2, *[3, 1], 1, 1]  # once it is tried whether company matters
         assert (one.read, one.computed) == (6, 5)
     assert "forward" not in vars(stage.module)
 
@@ -136,7 +137,7 @@ def test_in_training_only_what_is_not_random(dropout: float, tmp_path: Path, cap
         stage.module.eval()
         stage.module(ROWS)
         assert one.read == (12 if dropout == 0 else 0)
-    assert ("the encoder drops values at random" in capsys.readouterr().err) == (dropout > 0)
+    assert ("the encoder gives other values than in evaluation" in capsys.readouterr().err) == (dropout > 0)
 
 
 class Noisy(nn.Module):
@@ -226,19 +227,147 @@ def test_what_is_damaged_is_computed_again(harm: str, stage: Stage, tmp_path: Pa
     assert "what is damaged in" in capsys.readouterr().err
 
 
-def test_what_is_kept_but_no_longer_so_is_replaced(stage: Stage, tmp_path: Path) -> None:
-    """As by another build of torch under the same version: the first row that is read is computed too."""
+class Doubled(Encoder):
+    """An encoder whose code has changed, and nothing else."""
+
+    def forward(self, inputs: torch.Tensor, scale: float = 1.0) -> BaseModelOutput:
+        return super().forward(inputs, 2 * scale)
+
+
+@pytest.mark.parametrize("known", [6, 2])
+def test_what_is_kept_but_is_not_what_is_computed_goes(
+    known: int, stage: Stage, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of another release of the code: the first row that is read tells, and none of the others is used."""
+    monkeypatch.setattr("toolkit.stages.stage_key", lambda stage: "the same")
+    with attached(stage, tmp_path):
+        stage.module(ROWS[:known])
+    other = Stage("encoder", frozen(Doubled()))
+    with attached(other, tmp_path):
+        for rows in (ROWS, ROWS[:4]):
+            assert torch.equal(
+                other.module(rows).last_hidden_state, frozen(Doubled())(rows).last_hidden_state
+            )
+    assert "the encoder does not compute what was kept of it" in capsys.readouterr().err
+    assert len([*tmp_path.rglob("*.safetensors")]) == 6
+
+
+def test_rounding_is_no_other_code(stage: Stage, tmp_path: Path) -> None:
     with attached(stage, tmp_path) as (one,):
         expected = stage.module(ROWS).last_hidden_state
-        key = _call(ROWS).keys()[0]
-        one.store.write(key, {"last_hidden_state": torch.zeros(3, 8)})
+        for key, row in zip(_call(ROWS).keys(), expected, strict=True):
+            one.store.write(key, {"last_hidden_state": row * (1 + 1e-6)})
     with attached(stage, tmp_path):
-        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected * (1 + 1e-6))
+
+
+def test_a_stage_that_begins_to_train_is_computed(stage: Stage, tmp_path: Path, capsys: Any) -> None:
+    """As where a callback thaws it."""
+    with attached(stage, tmp_path) as (one,):
+        stage.module(ROWS)
+        stage.module.requires_grad_(True)
+        stage.module(ROWS).last_hidden_state.sum().backward()
+        assert stage.module.layer.weight.grad is not None  # type: ignore[union-attr]
+        stage.module.requires_grad_(False)
+        stage.module(ROWS)
+        assert (one.read, one.computed) == (6, 6)
+    assert "the encoder trains now, and is computed each time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["in place", "other data", "another parameter"])
+def test_weights_that_change_meanwhile_are_another_stage(way: str, stage: Stage, tmp_path: Path) -> None:
+    """As where a callback swaps them for their averages."""
+    layer: Any = stage.module.layer
+    with attached(stage, tmp_path):
+        before = stage.module(ROWS).last_hidden_state
+        kept = layer.weight.detach().clone()
+        match way:
+            case "in place":
+                layer.weight.mul_(2)
+            case "other data":
+                layer.weight.data = kept * 2
+            case "another parameter":
+                layer.weight = nn.Parameter(kept * 2, requires_grad=False)
+        for _ in range(2):
+            assert torch.equal(
+                stage.module(ROWS).last_hidden_state,
+                stage.module.__class__.forward(stage.module, ROWS).last_hidden_state,
+            )
+        layer.weight.copy_(kept)
+        count = len(stage.module.rows)
+        assert torch.equal(stage.module(ROWS).last_hidden_state, before)
+        assert stage.module.rows[count:] in ([], [1]), "what was kept before is read again"
+
+
+def adapted() -> nn.Module:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    module = inject_adapter_in_model(
+        LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False), Encoder()
+    )
+    return frozen(module)
+
+
+def test_adapters_within_a_stage_count_as_they_are(tmp_path: Path) -> None:
+    module: Any = adapted()
+    stage = Stage("encoder", module)
+    with attached(stage, tmp_path):
+        on = module(ROWS).last_hidden_state
+        module.layer.enable_adapters(False)
+        off = module(ROWS).last_hidden_state
+        assert not torch.allclose(on, off)
+        module.layer.enable_adapters(True)
+        module.requires_grad_(False)
+        assert torch.equal(module(ROWS).last_hidden_state, on)
+        module.layer.scaling["default"] *= 4
+        more = module(ROWS).last_hidden_state
+        torch.testing.assert_close(more - off, 4 * (on - off))
+    key = stage_key(stage)
+    module.layer.scaling["default"] *= 2
+    assert stage_key(stage) != key
+
+
+def test_outputs_that_are_seldom_asked_for_are_there(tmp_path: Path) -> None:
+    model = whisper()
+    encoder, inputs = frozen(model.get_encoder()), torch.randn(3, 8, 40)
+    with attached(Stage("encoder", encoder, outputs=("last_hidden_state",)), tmp_path) as (one,):
+        encoder(inputs)
+        asked = encoder(inputs, output_hidden_states=True, output_attentions=True)
+        assert len(asked.hidden_states) == 3
+        assert asked.attentions is not None
+        assert isinstance(encoder(inputs, return_dict=False), tuple)
+        assert encoder(inputs, return_dict=True).last_hidden_state.shape == (3, 20, 16)
+        encoder.config.output_hidden_states = True
+        assert len(encoder(inputs).hidden_states) == 3
+        assert (one.read, one.computed) == (3, 3)
+
+
+def test_rows_are_computed_in_company_where_it_matters(tmp_path: Path) -> None:
+    """The same to the last bit, whatever is there already."""
+
+    class Particular(Encoder):
+        def forward(self, inputs: torch.Tensor, scale: float = 1.0) -> BaseModelOutput:
+            return super().forward(inputs, scale + (1e-7 if len(inputs) == 1 else 0.0))
+
+    stage = Stage("encoder", frozen(Particular()))
+    expected = frozen(Particular())(ROWS).last_hidden_state
+    with attached(stage, tmp_path):
+        stage.module(ROWS[:4])
+        for rows in ([3, 4], [0, 5]):
+            assert torch.equal(stage.module(ROWS[rows]).last_hidden_state, expected[rows])
+        assert stage.module.rows == [4, *[2, 1], 2]
+
+
+def row_on_disk(root: Path) -> int:
+    """Bytes that what is kept of a row takes."""
+    stage = Stage("encoder", frozen(Encoder()))
+    with attached(stage, root):
+        stage.module(ROWS[:1])
+    return cache.kept(root)[0].bytes
 
 
 def test_the_cap_and_what_has_been_unused_the_longest(tmp_path: Path, capsys: Any) -> None:
-    modules = [frozen(Encoder()) for _ in range(3)]
-    size = 3 * 8 * 4 + 160
+    modules, size = [frozen(Encoder()) for _ in range(3)], row_on_disk(tmp_path / "probe")
     for place, module in enumerate(modules):
         module.layer.weight.mul_(1 + place)  # type: ignore[operator, union-attr]
         with attached(Stage(f"stage {place}", module), tmp_path, max_gb=15 * size / 1e9) as (one,):
@@ -253,7 +382,7 @@ def test_the_cap_and_what_has_been_unused_the_longest(tmp_path: Path, capsys: An
 
 
 def test_what_another_process_uses_stays(stage: Stage, tmp_path: Path) -> None:
-    size = 3 * 8 * 4 + 160
+    size = row_on_disk(tmp_path / "probe")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         with attached(stage, tmp_path) as (one,):
             stage.module(ROWS)
@@ -384,7 +513,7 @@ def test_rows_that_another_process_computes_are_waited_for(stage: Stage, tmp_pat
         waited.start()
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
         waited.join()
-        assert stage.module.rows == [4]  # all but the two
+        assert stage.module.rows == [6, 1]  # all but the two, and whether company matters
         assert (one.read, one.computed, one.store.rows) == (0, 4, 6)
 
 
@@ -406,12 +535,30 @@ def test_nobody_is_waited_for_without_end(
         assert stage.module.rows == [6]
 
 
+@pytest.mark.parametrize("why", ["in vain", "the run is to end"])
+def test_who_is_suspended_is_waited_for_once(
+    why: str, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each row, nor for each batch; and not at all where the run is to end."""
+    monkeypatch.setattr(cache, "_PATIENCE_SECONDS", 0.5 if why == "in vain" else 60)
+    expected = frozen(Encoder())(ROWS).last_hidden_state
+    ends = why != "in vain"
+    with (
+        attached(stage, tmp_path, stopping=lambda: ends) as (one,),
+        held(one, tmp_path, _call(ROWS).keys()),
+    ):
+        started = time.monotonic()
+        for rows in ([0, 1, 2], [3, 4, 5]):
+            assert torch.equal(stage.module(ROWS[rows]).last_hidden_state, expected[rows])
+        assert time.monotonic() - started < 0.9
+
+
 def test_what_another_process_has_kept_meanwhile_is_read(stage: Stage, tmp_path: Path) -> None:
     """Between the look for a row and the claim on it."""
     with attached(stage, tmp_path) as (one,):
         expected = stage.module(ROWS).last_hidden_state
         found: list[Any] = [None] * 6
-        assert one._find_others(_call(ROWS), _call(ROWS).keys(), found)
+        assert one._complete(_call(ROWS), _call(ROWS).keys(), found)
         assert stage.module.rows == [6]
         assert torch.equal(torch.stack([row["last_hidden_state"] for row in found]), expected)
 
@@ -432,7 +579,7 @@ with attached(stage, Path(sys.argv[1])) as (one,):
     for start in range(0, len(rows), 6):
         found = stage.module(rows[start : start + 6]).last_hidden_state
         assert torch.equal(found, one.compute(rows[start : start + 6]).last_hidden_state)
-    print(one.computed, one.store.rows, flush=True)
+    print(one.computed, flush=True)
 """
 
 
@@ -449,11 +596,9 @@ def test_two_processes_do_not_compute_the_same(tmp_path: Path) -> None:
         for other in others:
             assert other.stdout is not None
             assert other.stdout.readline() == "ready\n"
-        said = [other.communicate("\n")[0].split() for other in others]
-    assert sum(int(kept) for _, kept in said) == 240
-    assert (
-        240 <= sum(int(computed) for computed, _ in said) <= 242
-    )  # each sees one row to know what they look like
+        said = [other.communicate("\n")[0] for other in others]
+    assert len([*tmp_path.rglob("*.safetensors")]) == 240
+    assert 240 <= sum(map(int, said)) <= 242  # each sees one row to know what they look like
 
 
 def test_what_is_read_is_mapped_and_not_copied(stage: Stage, tmp_path: Path) -> None:

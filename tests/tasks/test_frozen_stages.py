@@ -140,7 +140,7 @@ def test_the_command(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = json.loads(capsys.readouterr().out)["entries"]
     assert entry["stage"] == "encoder"
     files = list(Path("kept").rglob("*.safetensors"))
-    assert (entry["rows"], entry["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
+    assert (entry["rows"], entry["bytes"]) == (len(files), sum(path.stat().st_blocks * 512 for path in files))
     assert main(["cache", "--dir", "kept", "--clear"]) == 0
     assert f"encoder  model  {len(files)}" in capsys.readouterr().out.replace("   ", "  ")
     assert not list(Path("kept").rglob("*.safetensors"))

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from toolkit.cache import GB, Kept, cache_folder, kept
+from toolkit.cache import GB, Kept, cache_folder, clear_up, kept
 from toolkit.cli.console import print_table
 from toolkit.errors import CheckpointError
 from toolkit.notices import printable
@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     root = cache_folder(options.dir)
+    if options.clear:
+        clear_up(root)
     found = kept(root)
     removed = [one for one in found if options.clear and not one.in_use]
     for one in removed:
