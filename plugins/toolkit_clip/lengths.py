@@ -17,28 +17,28 @@ AT_ONCE = 8
 
 @contextmanager
 def by_length(clip: Any) -> Iterator[None]:
-    """Meanwhile the text tower reads the captions of a batch in groups, where that is quicker: as it trains on a CPU.
+    """Meanwhile the text tower reads the captions of a batch in groups, where that is quicker: on a CPU.
 
-    What comes after the end of a text changes nothing in a CLIP, whose texts are read from left to right.
+    What comes after the end of a text changes nothing in a CLIP, whose texts are read from left to right. A tower that
+    does not train is given captions of one length at a time, so what is kept of it is known by the caption alone.
 
     Args:
         clip: unwrapped; one that is compiled is left as it is.
     """
     tower = clip.text_model
     from_left = clip.config.model_type == "clip"
-    if (
-        not from_left
-        or clip.logit_scale.device.type != "cpu"
-        or hasattr(clip, "_orig_mod")
-        or not trains(tower)
-    ):
+    is_kept = "forward" in vars(tower)
+    quicker = clip.logit_scale.device.type == "cpu" or (is_kept and not trains(tower))
+    if not from_left or not quicker or hasattr(clip, "_orig_mod"):
         yield
         return
-    with in_place_of_forward(tower, _Grouped(tower)):
+    with in_place_of_forward(tower, _Grouped(tower) if trains(tower) else _OfOneLength(tower.forward)):
         yield
 
 
 class _Grouped:
+    """A tower that trains, on groups of captions."""
+
     def __init__(self, tower: Any) -> None:
         self.compute, self.embedding = tower.forward, tower.embeddings.token_embedding
 
@@ -52,15 +52,37 @@ class _Grouped:
             part = {"input_ids": input_ids[rows, :longest], "attention_mask": attention_mask[rows, :longest]}
             with in_place_of_forward(self.embedding, _returning(embedded[rows, :longest])):
                 made.append(self.compute(**part, **kwargs))
-        pooled = torch.cat([one.pooler_output for one in made])
-        return type(made[0])(pooler_output=pooled[order.argsort()])
+        return _together(made, [one.pooler_output for one in made], order)
+
+
+class _OfOneLength:
+    """A tower that does not train, on captions of one length at a time."""
+
+    def __init__(self, compute: Callable[..., Any]) -> None:
+        self.compute = compute
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
+        order, groups = groups_of(attention_mask, alike=True)
+        made = []
+        for rows, length in groups:
+            # Of one row of few tokens the products are summed in another order than of several.
+            rows = rows.expand(2) if len(rows) == 1 else rows
+            part = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
+            made.append(self.compute(**part, **kwargs))
+        pooled = [one.pooler_output[: len(rows)] for one, (rows, _) in zip(made, groups, strict=True)]
+        return _together(made, pooled, order)
+
+
+def _together(made: list[Any], pooled: list[Tensor], order: Tensor) -> Any:
+    """The outputs of groups as those of all captions, in their own order."""
+    return type(made[0])(pooler_output=torch.cat(pooled)[order.argsort()])
 
 
 def _returning(embedded: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda input: embedded
 
 
-def groups_of(attention_mask: Tensor) -> tuple[Tensor, list[tuple[Tensor, int]]]:
+def groups_of(attention_mask: Tensor, alike: bool = False) -> tuple[Tensor, list[tuple[Tensor, int]]]:
     """The order of the captions by length, and that in groups, each with its longest's length.
 
     >>> order, groups = groups_of(torch.tensor([[1, 1, 1], [1, 1, 0]]))
@@ -69,9 +91,12 @@ def groups_of(attention_mask: Tensor) -> tuple[Tensor, list[tuple[Tensor, int]]]
 
     Args:
         attention_mask: (T, tokens), 1 where there is text, which is on the left.
+        alike: no caption in a group is shorter than another.
     """
     lengths = attention_mask.sum(dim=1)
     order = lengths.argsort(stable=True)
-    if int(lengths.min()) == int(lengths.max()):
-        return order, [(order, int(lengths[0]))]
-    return order, [(rows, int(lengths[rows[-1]])) for rows in torch.split(order, AT_ONCE)]
+    if alike or int(lengths.min()) == int(lengths.max()):
+        sizes: Any = [count for count in torch.bincount(lengths).tolist() if count]
+    else:
+        sizes = AT_ONCE
+    return order, [(rows, int(lengths[rows[-1]])) for rows in torch.split(order, sizes)]

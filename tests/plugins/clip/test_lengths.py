@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from tests.plugins.clip import large
 from tests.plugins.clip.conftest import nano_siglip
+from toolkit import Stage
+from toolkit.stages import reused
 
 LENGTHS = [6, 2, 3, 6, 2, 4, 5, 3]
 
@@ -90,13 +94,42 @@ def test_texts_of_one_length_are_read_at_once(read: list[tuple[int, ...]]) -> No
     assert read == [(8, 6)]
 
 
-def test_a_tower_in_which_nothing_trains_is_left_to_what_is_kept_of_it(read: list[tuple[int, ...]]) -> None:
-    model = watched(large.model(), read)
-    tower = model.get_base_model().text_model
-    tower.requires_grad_(False)
-    features(model, batch())
-    assert read == [(8, 6)]
-    assert "forward" not in vars(tower)
+def frozen_texts(read: list[tuple[int, ...]]) -> Any:
+    model = watched(large.model(dropout=0.0), read)
+    model.get_base_model().text_model.requires_grad_(False)
+    return model
+
+
+def test_a_tower_in_which_nothing_trains_reads_captions_of_one_length(
+    read: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single one twice, so that its products are summed as those of several are."""
+    model = frozen_texts(read)
+    found = features(model, batch())
+    assert read == [(2, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
+    assert "forward" not in vars(model.get_base_model().text_model)
+    monkeypatch.setattr("toolkit_clip.features.by_length", lambda clip: contextlib.nullcontext())
+    expected = features(model, batch())
+    assert read[5:] == [(8, 6)]
+    torch.testing.assert_close(found.texts, expected.texts)
+    assert torch.equal(found.images, expected.images)
+
+
+def test_what_is_kept_of_a_caption_is_read_in_any_batch(read: list[tuple[int, ...]], tmp_path: Path) -> None:
+    """However long the others in it are."""
+    model, whole = frozen_texts(read), batch()
+    expected = features(model, whole).texts
+    stage = Stage("text tower", model.get_base_model().text_model, outputs=("pooler_output",))
+    generator = torch.Generator().manual_seed(0)
+    with reused([stage], tmp_path, 1.0, rows=large.ROWS):
+        for _ in range(5):
+            for rows in torch.randperm(large.ROWS, generator=generator).split(3):
+                some = {
+                    key: whole[key][rows] for key in ("pixels", "input_ids", "attention_mask", "image_of")
+                }
+                found = features(model, {**whole, **some}).texts
+                torch.testing.assert_close(found, expected[rows])
+    assert len([*tmp_path.rglob("*.safetensors")]) == large.ROWS
 
 
 def test_a_siglip_reads_all_of_its_texts() -> None:
