@@ -103,7 +103,7 @@ def _first_input(stage: Stage, forward: Callable[[Any], Any], batch: Any) -> tup
 def _in_place_of_forward(module: Any, other: Callable[..., Any]) -> Iterator[None]:
     """Have a module call another function, which looks as its own forward does."""
     before = vars(module).get("forward")  # others may have put something there
-    module.forward = functools.wraps(module.forward)(other)
+    module.forward = functools.wraps(module.forward, updated=())(other)
     try:
         yield
     finally:
