@@ -203,7 +203,8 @@ class FrozenStage:
         if not self._compute(call, keys, found, left):
             return False
         read = [place for place in range(call.count) if place not in (*ours, *left)]
-        return self.checked or not read or self._check(call, keys, found, read[0])
+        known = self.checked and self.shape is not None
+        return known or not read or self._check(call, keys, found, read[0])
 
     def _check(
         self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], place: int
