@@ -7,6 +7,9 @@ The numbers are the same but for rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +19,19 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 SHORT = 48
 """Tokens of a text, up to which this order is used: with heads of 64 it costs as much as Whisper's own at about 70."""
+
+
+_NO_KEYS = ContextVar("no_keys", default=False)
+
+
+@contextmanager
+def without_keys() -> Iterator[None]:
+    """Meanwhile nobody looks for keys and values of the sound, as ways of Whisper's own `generate` do."""
+    before = _NO_KEYS.set(True)
+    try:
+        yield
+    finally:
+        _NO_KEYS.reset(before)
 
 
 class CrossAttention(WhisperAttention):
@@ -45,10 +61,11 @@ class CrossAttention(WhisperAttention):
         return not (self.training and self.dropout) and 0 < self._tokens(texts, past) <= SHORT
 
     def _tokens(self, texts: Tensor, past: Any) -> int:
-        """How many there are of each text so far; 0 where their keys and values are there already."""
+        """How many there are of each text so far; 0 where their keys and values are there already, or looked for."""
         if past is None:
             return texts.shape[1]
-        if not isinstance(past, EncoderDecoderCache) or past.is_updated.get(self.layer_idx):
+        wanted = not _NO_KEYS.get() or not isinstance(past, EncoderDecoderCache)
+        if wanted or past.is_updated.get(self.layer_idx):
             return 0
         return int(past.self_attention_cache.get_seq_length(self.layer_idx))
 

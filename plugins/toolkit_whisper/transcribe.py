@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from toolkit_whisper.attention import without_keys
 from toolkit_whisper.labels import START
 from toolkit_whisper.settings import WhisperSettings
 
@@ -40,18 +41,19 @@ def transcribe(
     states = encoded.last_hidden_state  # (rows, positions, width)
     asked = prompt.shape[1]
     most = settings.max_new_tokens or tokens_for(whisper.config, states.shape[1])
-    tokens = GenerationMixin.generate(
-        whisper,
-        encoder_outputs=encoded,
-        attention_mask=states.new_ones(states.shape[:2]),
-        decoder_input_ids=prompt.to(states.device),
-        max_length=min(asked + most, whisper.config.max_target_positions),
-        max_new_tokens=None,
-        do_sample=False,
-        num_beams=settings.num_beams,
-        use_cache=True,
-        return_dict_in_generate=False,
-    )
+    with without_keys():
+        tokens = GenerationMixin.generate(
+            whisper,
+            encoder_outputs=encoded,
+            attention_mask=states.new_ones(states.shape[:2]),
+            decoder_input_ids=prompt.to(states.device),
+            max_length=min(asked + most, whisper.config.max_target_positions),
+            max_new_tokens=None,
+            do_sample=False,
+            num_beams=settings.num_beams,
+            use_cache=True,
+            return_dict_in_generate=False,
+        )
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 

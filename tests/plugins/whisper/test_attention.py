@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from toolkit_whisper.attention import SHORT, CrossAttention, look_at_sound
+from toolkit_whisper.attention import SHORT, CrossAttention, look_at_sound, without_keys
 from transformers import GenerationMixin, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperAttention
@@ -74,16 +74,36 @@ def test_generated_texts_are_transformers_own(
     monkeypatch.setattr("toolkit_whisper.attention.SHORT", short)
     model = looking(plain)
     keys = counted(model)
-    texts = [
-        GenerationMixin.generate(
-            one, encoder_outputs=BaseModelOutput(last_hidden_state=SOUND), decoder_input_ids=TEXTS[:, :2],  # type: ignore[arg-type]
-            attention_mask=torch.ones(3, 100), max_length=20, min_length=20, num_beams=beams, do_sample=False,
-        )
-        for one in (plain, model)
-    ]  # fmt: skip
+    with without_keys():
+        texts = [
+            GenerationMixin.generate(
+                one, encoder_outputs=BaseModelOutput(last_hidden_state=SOUND), decoder_input_ids=TEXTS[:, :2],  # type: ignore[arg-type]
+                attention_mask=torch.ones(3, 100), max_length=20, min_length=20, num_beams=beams, do_sample=False,
+            )
+            for one in (plain, model)
+        ]  # fmt: skip
     assert texts[0].shape == (3, 20)
     assert torch.equal(*texts)
     assert keys == ([] if short == SHORT else [100])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"return_dict_in_generate": True},
+        {"temperature": (0.0, 0.4), "logprob_threshold": -1.0},
+        {"return_dict_in_generate": True, "output_attentions": True, "num_beams": 2},
+    ],
+)
+def test_a_models_own_generate_goes_transformers_way(asked: dict[str, Any], plain: Any) -> None:
+    """It looks at the keys and values that it expects to be there."""
+    inputs = torch.randn(2, plain.config.num_mel_bins, 2 * plain.config.max_source_positions)
+    found = []
+    for model in (plain, looking(plain)):
+        torch.manual_seed(0)
+        found.append(model.generate(input_features=inputs, max_new_tokens=5, **asked))
+    one, other = (getattr(made, "sequences", made) for made in found)
+    assert torch.equal(one, other)
 
 
 def test_long_texts_are_left_to_whisper(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
