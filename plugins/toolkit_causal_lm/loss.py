@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,11 +42,21 @@ def summed_cross_entropy(model: Any, batch: Batch) -> Loss:
         return Loss(cross_entropy(logits, targets, reduction="sum"), count, outputs=outputs)
     head = _head(model)
     if _goes_in_parts(model, head, batch) and may_be_worked_out_early(model, head):
-        hidden, targets = _hidden(model, head, batch)
+        outputs, hidden, targets = _hidden(model, head, batch)
         total = summed_in_parts(head, hidden, targets, _vocabulary(model))
-        return Loss(total, count, outputs=Outputs(hidden, head))
+        return _balanced(model, outputs, Loss(total, count, outputs=Outputs(hidden, head)))
     outputs, logits, targets = _foretold(model, head, batch)
-    return Loss(cross_entropy(logits, targets, reduction="sum"), count, outputs=outputs)
+    total = cross_entropy(logits, targets, reduction="sum")
+    return _balanced(model, outputs, Loss(total, count, outputs=outputs))
+
+
+def _balanced(model: Any, outputs: Any, loss: Loss) -> Loss:
+    """The loss and, of a mixture of experts, its own besides that all of them get work, with the weight it gives it."""
+    uneven = getattr(outputs, "aux_loss", None)
+    if uneven is None:
+        return loss
+    weight = _inner(model).router_aux_loss_coef * loss.count
+    return replace(loss, total=loss.total + weight * uneven, report={"router_loss": float(uneven.detach())})
 
 
 def foretold(model: Any, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,8 +70,9 @@ def foretold(model: Any, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         _, logits, targets = _foretold(model, head, batch)
         yield logits, targets
         return
-    for hidden, targets in parts(*_hidden(model, head, batch), _vocabulary(model)):
-        yield wide(head(hidden[None])[0]), targets
+    _, hidden, targets = _hidden(model, head, batch)
+    for some, wanted in parts(hidden, targets, _vocabulary(model)):
+        yield wide(head(some[None])[0]), wanted
 
 
 def _foretold(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
@@ -78,8 +90,8 @@ def _goes_in_parts(model: Any, head: Any, batch: Batch) -> bool:
     return many and head is not None and nothing_follows(_inner(model), head)
 
 
-def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the head would make logits of (targets, size), and the targets (targets,)."""
+def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
+    """The model's outputs but for logits, what the head would make these of (targets, size), and targets (targets,)."""
     given: list[Tensor] = []
 
     def keep(hidden: Tensor) -> Tensor:
@@ -90,12 +102,12 @@ def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     head.forward = keep
     try:
         with _given_only_targets(head, batch):
-            _forward(model, batch)
+            outputs = _forward(model, batch)
     finally:
         del head.forward
         if before is not None:
             head.forward = before
-    return given[0][0], _targets(batch)
+    return outputs, given[0][0], _targets(batch)
 
 
 def _vocabulary(model: Any) -> int:

@@ -120,6 +120,26 @@ def test_with_activation_checkpoints() -> None:
     check_same(model.train(), model.get_output_embeddings())
 
 
+@pytest.mark.parametrize("at_once", [1 << 25, 3 * 96])
+def test_experts_are_kept_busy_as_transformers_has_it(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit_causal_lm.parts.HELD", at_once)
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        **SIZES, **FFN, num_local_experts=4, output_router_logits=True, router_aux_loss_coef=0.5
+    )
+    model, batch = transformers.AutoModelForCausalLM.from_config(config).float().eval(), a_batch()
+    theirs = plainly(model, batch)
+    expected = gradients(model, theirs)
+    ours = summed_cross_entropy(model, batch)
+    torch.testing.assert_close(ours.total, theirs, rtol=1e-5, atol=1e-4)
+    assert 0 < ours.report["router_loss"] < 10
+    for name, gradient in gradients(model, ours.total).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        measured = summed_cross_entropy(model, batch)
+    assert measured.total + 0.5 * batch["num_targets"] < theirs
+
+
 def test_predictions_are_of_all_places() -> None:
     """What is asked for without gradients goes to `Trainer.predict` and `compute_metrics`."""
     torch.manual_seed(0)
