@@ -233,11 +233,14 @@ def exact(setting: Setting, lora: bool) -> Measured:
 
 def parts(setting: Setting, lora: bool) -> Measured:
     """The same rows in parts that know nothing of one another: another task, and the least that this one can take."""
+    from toolkit_clip.features import unwrapped
+    from toolkit_clip.lengths import by_length
 
     def step(model: Any, batch: dict[str, Any]) -> float:
         total = 0.0
         for part in _in_parts(batch):
-            made = model(**part, return_loss=True)
+            with by_length(unwrapped(model)):
+                made = model(**part, return_loss=True)
             loss = made.loss * len(part["pixel_values"]) / LARGE[setting.size]
             loss.backward()
             total += float(loss)
@@ -247,14 +250,20 @@ def parts(setting: Setting, lora: bool) -> Measured:
 
 
 def open_clip(setting: Setting, lora: bool) -> Measured:
-    """open_clip's accumulation: for each part again the loss of all features, one part's with gradients."""
+    """open_clip's accumulation: for each part again the loss of all features, one part's with gradients.
+
+    Captions are read in groups by length here as on the other sides.
+    """
     import torch
     from open_clip.loss import ClipLoss
+    from toolkit_clip.features import unwrapped
+    from toolkit_clip.lengths import by_length
 
     contrast = ClipLoss()
 
     def embeds(model: Any, part: dict[str, Any]) -> tuple[Any, Any]:
-        made = model(**part)
+        with by_length(unwrapped(model)):
+            made = model(**part)
         return made.image_embeds, made.text_embeds
 
     def step(model: Any, batch: dict[str, Any]) -> float:

@@ -57,7 +57,8 @@ def _toolkit(kind: str) -> Callable[[Setting], Measured]:
         task, model, data = KINDS[kind]
         command = ["-m", "toolkit", "run", "--task", task, "--model", setting.model(model), "--data",
                    setting.data(data), "--set", "eval.before=false", "--set", "train.per_device_train_batch_size=8",
-                   "--output-dir", str(setting.folder / "run"), "--plugin", "first-step"]  # fmt: skip
+                   "--set", f"cache.dir={setting.folder / 'cache'}", "--output-dir", str(setting.folder / "run"),
+                   "--plugin", "first-step"]  # fmt: skip
         if without_weights(setting.model(model)):
             command += ["--set", "model.from_config=true", "--set", "adapter=null"]
         return _timed(command, setting)

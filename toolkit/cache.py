@@ -15,6 +15,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.environment import package_version
 from toolkit.lock import taken
 from toolkit.notices import say_once
 
@@ -324,10 +325,8 @@ class RowCache:
 
     def __init__(self, recipe: Recipe, name: str, **facts: Any) -> None:
         """`facts`: JSON values, everything but the row that the result depends on: settings, versions."""
-        cache, key = (
-            recipe.cache,
-            hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest(),
-        )
+        cache, about = recipe.cache, [name, facts, package_version("task-toolkit")]
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self.enabled, self.opened = cache.enabled, 0
         self.store = StageStore(
             cache_folder(cache.dir), key, {"stage": name, **facts}, cache.max_gb * GB, share=0.5

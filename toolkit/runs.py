@@ -108,7 +108,7 @@ class Run:
         """Measure the model: on the run's own test (or validation) rows, or on `data`, a source or objects.
 
         Args:
-            settings: changes to the recipe's `data`, `eval`, `train` and the plugins' sections, for this time.
+            settings: changes to the recipe's `data`, `eval`, `train`, `cache` and the plugins' sections, for this time.
                 `data.limit` is of the run's own data: other data counts in full unless a limit is set here.
         Returns:
             `{"split", "rows", "metrics"}`.
@@ -335,11 +335,11 @@ def _known_where_to_go_on(files: RunFolder) -> Iterator[None]:
 
 
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    fixed = [key for key in ("name", "plugins", "model", "adapter", "cache", "sample") if key in settings]
+    fixed = [key for key in ("name", "plugins", "model", "adapter", "sample") if key in settings]
     if fixed:
         raise RecipeError(
             f"{fixed[0]}: cannot be changed for a model that is trained",
-            hint=f"what can be: data, eval, train, {', '.join(recipe.plugins)}",
+            hint=f"what can be: data, eval, train, cache, {', '.join(recipe.plugins)}",
         )
     return recipe.override(**settings)
 

@@ -141,6 +141,15 @@ def test_the_command(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry["stage"] == "encoder"
     files = list(Path("kept").rglob("*.safetensors"))
     assert (entry["rows"], entry["bytes"]) == (len(files), sum(path.stat().st_blocks * 512 for path in files))
+    assert main(["eval", "first", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    shutil.rmtree("kept")
+    assert main(["eval", "first", "--json", "--set", "cache.enabled=false"]) == 0
+    assert json.loads(capsys.readouterr().out) == measured
+    assert not Path("kept").exists()
+    assert main(["eval", "first"]) == 0
+    capsys.readouterr()
+    files = list(Path("kept").rglob("*.safetensors"))
     assert main(["cache", "--dir", "kept", "--clear"]) == 0
     assert f"encoder  model  {len(files)}" in capsys.readouterr().out.replace("   ", "  ")
     assert not list(Path("kept").rglob("*.safetensors"))
