@@ -43,6 +43,10 @@ class NamedFiles(Source):
     def columns(self) -> tuple[str, ...]:
         return self.table.columns
 
+    @property
+    def is_metadata(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return len(self.table)
 
