@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -52,6 +53,14 @@ def yaml(content: str | bytes) -> Prepare:
 
 def folder(path: str) -> Prepare:
     return lambda: Path(path).mkdir()
+
+
+def pipe(path: str) -> Prepare:
+    return lambda: os.mkfifo(path)
+
+
+def link(path: str, target: str) -> Prepare:
+    return lambda: Path(path).symlink_to(target)
 
 
 def both(first: Prepare, second: Prepare) -> Prepare:
@@ -127,6 +136,10 @@ def broken(error: str, hint: str, prepare: Prepare) -> Case:
     return Case(f"{TASK} --model broken", error, hint, prepare)
 
 
+def piped(prepare: Prepare, table: str) -> Case:
+    return Case(f"{TASK} --data {table}", f"{table}: is no file but a pipe", "copy what it gives", prepare)
+
+
 def setting(change: str, error: str, hint: str) -> Case:
     return Case(f"{TASK} --set data.limit=4 --set {change}", error, hint)
 
@@ -142,6 +155,9 @@ RECIPES = {
     "unknown option": Case(f"{TASK} --learning-rate 3", "unrecognized arguments: --learning-rate", "--help"),
     "no such file": Case("nowhere.yaml", "No such file", "give a recipe file"),
     "a folder": Case("r.yaml", "Is a directory", "give a recipe file", folder("r.yaml")),
+    "a pipe": Case("r.yaml", "r.yaml: is no file but a pipe", "give a recipe file", pipe("r.yaml")),
+    "extends a device": Case("r.yaml", "zero.yaml: is no file but a pipe or a device", "give a recipe file",
+                             both(link("zero.yaml", "/dev/zero"), yaml("extends: zero.yaml"))),
     "no yaml": Case("r.yaml", "r.yaml, line 2, column 2", "write YAML", yaml("a: [1, 2\nb: }\n")),
     "a tab": Case("r.yaml", "r.yaml, line 2, column 1", "write YAML", yaml("train:\n\tseed: 1\n")),
     "a key twice": Case("r.yaml", "key 'train' stands twice", "write YAML", yaml("train: {}\ntrain: {}\n")),
@@ -249,6 +265,9 @@ RECIPES = {
     "no such data": Case(f"{TASK} --data ./no/such", "./no/such does not exist", "name a folder, a file"),
     "no such set": Case(f"{TASK} --data no/such", "cannot be loaded from the hub", "HF_HUB_OFFLINE"),
     "an empty source": Case(f"{TASK} --data ''", "data.source: is empty", "name a folder"),
+    "a csv file that is a pipe": piped(pipe("x.csv"), "x.csv"),
+    "a jsonl file that is a device": piped(link("x.jsonl", "/dev/zero"), "x.jsonl"),
+    "a parquet file that is a pipe": piped(pipe("x.parquet"), "x.parquet"),
     "a recording": Case(f"{TASK} --data a.wav", "is no table that can be read", "or a folder", file("a.wav")),
     "an empty data folder": data("holds no data that is recognised (found: nothing)", "metadata.csv", folder("data")),
     "no metadata": data("(found: a.flac, b.flac)", "metadata.csv", clips(2)),

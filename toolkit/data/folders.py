@@ -145,6 +145,8 @@ def _how_to_name(columns: Sequence[str]) -> str:
 
 
 def _open(path: Path, name: str) -> Source:
+    if not path.is_file():
+        raise DataError(f"{path}: is no file but a pipe or a device", hint="copy what it gives into a file")
     match path.suffix.lower():
         case ".csv":
             return CsvFile.open(path, name)
