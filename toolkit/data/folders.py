@@ -163,12 +163,16 @@ def _parquet(path: Path, name: str) -> Any:
     """A parquet file as a memory-mapped dataset, in the cache of `datasets`."""
     import pyarrow.parquet
     from datasets import Dataset
+    from datasets.data_files import DataFilesDict, DataFilesList
     from datasets.exceptions import DatasetsError
 
+    status = path.stat()
+    stamp = (str(status.st_mtime_ns), str(status.st_size))
+    files = DataFilesDict(train=DataFilesList([_address(path)], [stamp]))  # a path alone would be a pattern
     try:
         if not pyarrow.parquet.read_metadata(path).num_rows:
             return Dataset.from_dict({column: [] for column in pyarrow.parquet.read_schema(path).names})
-        return undecoded(Dataset.from_parquet(str(path)))
+        return undecoded(Dataset.from_parquet(files, split="train"))
     except (
         OSError,
         ValueError,
@@ -183,6 +187,19 @@ def _parquet(path: Path, name: str) -> Any:
         ) from error
 
 
+def _address(path: Path) -> str:
+    """A path as `datasets` takes it, for which '::' joins several.
+
+    Raises:
+        DataError: there is one in it.
+    """
+    if "::" in str(path):
+        raise DataError(
+            f"{path}: cannot be read with '::' in its name", hint="rename the file, or its folder"
+        )
+    return str(path)
+
+
 def _refuse_outside(path: Path, root: Path, roots: Sequence[Path]) -> None:
     """Raise `DataError` if a file of the data's folder is a link, or a name, of one that lies elsewhere."""
     if not lies_in(path, roots or [root]):
@@ -193,7 +210,7 @@ def _saved(root: Path, roots: Sequence[Path]) -> dict[str, Rows]:
     from datasets import Dataset, load_from_disk
 
     try:
-        loaded = load_from_disk(str(root))
+        loaded = load_from_disk(_address(root))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{root}: a saved dataset that cannot be read: {error}", hint="save it again"

@@ -206,6 +206,28 @@ def test_a_parquet_file_that_changes_is_read_anew(tmp_path: Path, datasets_cache
     assert list(opened(path)["train"]) == [{"n": 2}, {"n": 3}]
 
 
+@pytest.mark.parametrize("name", ["x*", "a[b]", "?", "{a,b}", "**", "hf:", "a#b %20", "[!a]"])
+def test_a_name_is_no_pattern(tmp_path: Path, datasets_cache: Path, name: str) -> None:
+    for one in ("xa", "a", "b", name):
+        parquet(tmp_path / one / f"{one}.parquet", [{"name": one}])
+        Dataset.from_list([{"name": one}]).save_to_disk(tmp_path / one / one)
+    assert list(opened(tmp_path / name / f"{name}.parquet")["train"]) == [{"name": name}]
+    assert list(opened(tmp_path / name / name)["train"]) == [{"name": name}]
+
+
+def test_a_name_is_no_chain(tmp_path: Path, datasets_cache: Path) -> None:
+    """`datasets` would read the file, or the folder, that is called as the first part."""
+    for one in ("a.parquet", "a.parquet::b.parquet"):
+        parquet(tmp_path / one, [{"name": one}])
+    assert fault_of(tmp_path / "a.parquet::b.parquet").message.endswith(
+        "cannot be read with '::' in its name"
+    )
+    for one in ("a", "a::b"):
+        Dataset.from_list([{"name": one}]).save_to_disk(tmp_path / "saved")
+        (tmp_path / "saved").rename(tmp_path / one)
+    assert fault_of(tmp_path / "a::b").hint == "rename the file, or its folder"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
