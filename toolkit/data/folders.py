@@ -209,17 +209,52 @@ def _refuse_outside(path: Path, root: Path, roots: Sequence[Path]) -> None:
 def _saved(root: Path, roots: Sequence[Path]) -> dict[str, Rows]:
     from datasets import Dataset, load_from_disk
 
+    address = _address(root)
     try:
-        loaded = load_from_disk(_address(root))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        loaded = load_from_disk(address)
+        splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded
+        for dataset in splits.values():
+            _validate(dataset.data)
+    except Exception as error:  # of many kinds: of its JSON files, of Arrow
         raise DataError(
             f"{root}: a saved dataset that cannot be read: {error}", hint="save it again"
         ) from error
-    splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded
     for dataset in splits.values():
         for file in dataset.cache_files:
             _refuse_outside(Path(file["filename"]), root, roots)
     return named_splits(splits, str(root))
+
+
+def _validate(table: Any) -> None:
+    """Raise where values would be looked for outside of a table's data, whatever these are; no value is read."""
+    for column in table.columns:
+        for chunk in column.chunks:
+            chunk.validate()
+            chunk.view(_as_bytes(chunk.type)).validate(full=True)
+
+
+def _as_bytes(kind: Any) -> Any:
+    """The Arrow type that is laid out alike and whose values are bytes, any of which are as good as others."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_string(kind):
+        return pyarrow.binary()
+    if types.is_large_string(kind):
+        return pyarrow.large_binary()
+    if types.is_string_view(kind):
+        return pyarrow.binary_view()
+    if types.is_decimal(kind) or types.is_temporal(kind):
+        return pyarrow.binary(kind.bit_width // 8)
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+    if types.is_fixed_size_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type), kind.list_size)
+    if types.is_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_as_bytes(kind.value_type))
+    return _as_bytes(kind.storage_type) if isinstance(kind, pyarrow.BaseExtensionType) else kind
 
 
 def _tables(root: Path) -> Iterator[tuple[str, Path]]:
