@@ -248,6 +248,7 @@ RECIPES = {
     "no batch of evaluation": setting("train.per_device_eval_batch_size=-1", "at least 1, found -1", "default"),
     "no accumulation": setting("train.gradient_accumulation_steps=0", "at least 1, found 0", "default"),
     "workers": setting("train.dataloader_num_workers=-1", "at least 0, found -1", "default"),
+    "many workers": setting("train.dataloader_num_workers=100000", "must be at most", "default"),
     "seed": setting("train.seed=-1", "train.seed: must be at least 0, found -1", "default"),
     "a large seed": setting("train.seed=4294967296", "at most 4294967295", "default"),
     "beta": setting("train.adam_beta1=1.0", "at least 0 and below 1", "default"),
