@@ -262,12 +262,14 @@ def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _to_the_end_of_line(file: BinaryIO) -> int:
-    """How many bytes that is."""
+    """How many bytes that is; then the file stands behind them."""
     length = 0
-    for piece in iter(partial(file.readline, 1 << 16), b""):
+    for piece in iter(partial(file.read, 1 << 18), b""):
+        end = piece.find(b"\n") + 1
+        if end:
+            file.seek(end - len(piece), os.SEEK_CUR)
+            return length + end
         length += len(piece)
-        if piece.endswith(b"\n"):
-            break
     return length
 
 
