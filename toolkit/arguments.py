@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ _NOT_NEGATIVE = (
 )
 _ABOVE_ZERO = ("eval_steps", "save_steps", "logging_steps")
 _MOST_SEED = 2**32 - 1
+_MOST_WORKERS = max(64, 8 * (os.cpu_count() or 1))
+"""More help nobody, and many more fill the machine before there is an error."""
 _ORDERS = ("random", "sequential", "group_by_length")
 _DEFAULTS = {
     "report_to": "none",
@@ -168,6 +171,8 @@ def _range_faults(key: str, value: Any) -> list[RecipeError]:
         expected = "more than 0"
     elif key in ("seed", "data_seed") and value > _MOST_SEED:
         expected = f"at most {_MOST_SEED}"
+    elif key == "dataloader_num_workers" and value > _MOST_WORKERS:
+        expected = f"at most {_MOST_WORKERS}"
     elif key in ("adam_beta1", "adam_beta2") and not 0 <= value < 1:
         expected = "at least 0 and below 1"
     return [_out_of_range(key, expected, value)] if expected else []

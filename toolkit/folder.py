@@ -261,9 +261,21 @@ def expanded(place: str | Path) -> Path:
     if "\0" in str(place):
         raise RecipeError(f"{str(place)!r}: no folder has NUL in its name", hint="name another folder")
     try:
-        return Path(place).expanduser()
+        path = Path(place).expanduser()
     except RuntimeError:
         raise RecipeError(f"{place}: there is no such user", hint="write the path in full") from None
+    if not in_utf8(str(path.absolute())):
+        raise RecipeError(f"{str(path.absolute())!r}: is no name in UTF-8", hint="name another folder")
+    return path
+
+
+def in_utf8(text: str) -> bool:
+    """Whether text can be written in UTF-8; what the system gives in another encoding cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -12,8 +12,11 @@ from typing import Any
 from toolkit import ranks
 
 _said: set[str] = set()
+_ADDRESS = re.compile(r"(?::/|[?&])[^\s'\"]+")
 _CREDENTIALS = re.compile(
-    r"(://)[^/\s@'\"]+(?=@)|([?&][\w-]*(?:token|key|secret|signature|password)=)[^&\s'\"]+", re.IGNORECASE
+    r"(:/{1,2})(?:[^/@:]+:(?:(?!:/).)*|[^/@]+)(?=@)|([?&;#](?:[\w.%-]*(?:token|key|secret|signature|credential"
+    r"|password|passwd|pwd|auth)|(?:[\w.%-]*[._-])?(?:sig|code|pass))=)[^&]+",
+    re.IGNORECASE,
 )
 
 
@@ -47,7 +50,11 @@ def without_credentials(text: str) -> str:
     >>> without_credentials("https://me:pass@host/x?token=abc&page=2")
     'https://***@host/x?token=***&page=2'
     """
-    return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", text)
+
+    def masked(address: re.Match[str]) -> str:
+        return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", address[0])
+
+    return _ADDRESS.sub(masked, text)
 
 
 def finite(values: Any) -> Any:

@@ -216,6 +216,10 @@ class Recipe:
                 hint="extend a task, or a file that does not extend this one",
             )
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise RecipeError(
+                    f"{path}: is no file but a pipe or a device", hint="give a recipe file, or a task's name"
+                )
             values = read_yaml(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"

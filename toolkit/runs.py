@@ -13,7 +13,7 @@ from toolkit import ranks
 from toolkit.answers import expected
 from toolkit.base_model import refuse_changed
 from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
-from toolkit.folder import RunFolder, expanded
+from toolkit.folder import RunFolder, expanded, in_utf8
 from toolkit.lock import refuse_at_work
 from toolkit.notices import say
 from toolkit.plugins import Plugins
@@ -92,6 +92,9 @@ class Run:
         from toolkit.linear import swift_linear
 
         given = [str(one) for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+        for one in given:
+            if not in_utf8(one):
+                raise DataError(f"{one!r}: is not in UTF-8", hint="write it, or name the file, in UTF-8")
         self.model.eval()
         columns = self._files.read_environment().get("columns", {})
         with swift_linear(self.model):

@@ -78,13 +78,15 @@ def opened(source: Any) -> Iterator[Image.Image]:
 
 def content_of(source: Any) -> str | None:
     """A digest of an image's file, or of its bytes; None for one in memory, or a file that cannot be read."""
-    data = source.get("bytes") or source.get("path") if isinstance(source, Mapping) else source
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()
-    if not isinstance(data, str | Path) or not os.path.isfile(data):  # noqa: PTH113 (no NUL stops it)
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+        if data is not None:
+            return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None
+        source = source.get("path")
+    if not isinstance(source, str | Path) or not os.path.isfile(source):  # noqa: PTH113 (no NUL stops it)
         return None
     try:
-        with Path(data).open("rb") as file:
+        with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

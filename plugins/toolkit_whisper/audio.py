@@ -128,14 +128,21 @@ def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
 
 def _sound_file(name: str, source: Any) -> Any:
     try:
-        return soundfile.SoundFile(_readable(name, source))
+        file = soundfile.SoundFile(_readable(name, source))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise DataError(
-            f"{name} is not audio that can be read{_reason(error)}",
-            hint="give WAV, FLAC, OGG or MP3, for example",
-        ) from None
+        raise _no_audio(name, _reason(error)) from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}", hint="see to the file's rights") from None
+    if file.format == "RAW":  # anything is, to libsndfile, whose name ends in .au, .snd, .vox or .gsm
+        file.close()
+        raise _no_audio(name)
+    return file
+
+
+def _no_audio(name: str, reason: str = "") -> DataError:
+    return DataError(
+        f"{name} is not audio that can be read{reason}", hint="give WAV, FLAC, OGG or MP3, for example"
+    )
 
 
 def _readable(name: str, source: Any) -> Any:

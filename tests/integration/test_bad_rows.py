@@ -230,6 +230,10 @@ WHISPER: dict[str, Case] = {
     "a picture": Case(content(picture()), "is not audio", suffix=".wav"),
     "a program": Case(content(b"\x7fELF" + b"\0" * 500), "is not audio", suffix=".flac"),
     "gzip": Case(content(b"\x1f\x8b" + b"\0" * 500), "is not audio", suffix=".wav"),
+    **{
+        f"text named {ending}": Case(content(b"hello" * 500), "is not audio", suffix=f".{ending}")
+        for ending in ("au", "snd", "vox", "gsm", "raw")
+    },
     "named raw": Case(content(sound(A_SECOND)), "is not audio", suffix=".raw"),
     "hours by the header": Case(content(wav_header(claimed=0x7FFFFFFF, data=b"\0\0" * 800)), USED),
     "0 Hz": Case(content(wav_header(rate=0, claimed=1600, data=b"\0" * 1600)), "is not audio"),
@@ -242,6 +246,8 @@ WHISPER: dict[str, Case] = {
     "half a WAV": Case(content(cut(sound(A_SECOND))), USED),
     "half an OGG": Case(content(cut(sound(A_SECOND, kind="OGG"))), "is not audio"),
     "half an MP3": Case(content(cut(sound(A_SECOND, kind="MP3"))), USED),
+    "a WAV named au": Case(content(sound(A_SECOND)), USED, suffix=".au"),
+    "an AU": Case(content(sound(A_SECOND, kind="AU")), USED, suffix=".au"),
     "a WAV named mp3": Case(content(sound(A_SECOND)), USED, suffix=".mp3"),
     "an MP3 named wav": Case(content(sound(A_SECOND, kind="MP3")), USED, suffix=".wav"),
     "no ending": Case(content(sound(A_SECOND, kind="FLAC")), USED),

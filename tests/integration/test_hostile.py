@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shlex
@@ -336,14 +337,27 @@ def test_plugins_and_tasks_are_installed_names(
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run --task causal-lm --output-dir", "export r --to"])
-def test_a_place_with_NUL_is_refused(command: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if command.startswith("export"):
-        run(
-            Recipe.load("causal-lm").override(
-                data={"limit": 4}, train={"max_steps": 1}, eval={"before": False}
-            ),
-            "r",
-        )
-    assert main([*command.split(), "a\0b"]) == 2
-    assert "NUL" in capsys.readouterr().err
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("finished") / "run"
+    assert main([*f"run {SHORT} --output-dir".split(), str(place)]) == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "word"),
+    [
+        ("run --task causal-lm --output-dir", "a\0b", "NUL"),
+        ("run --task causal-lm --output-dir", os.fsdecode(b"a\xff"), "in UTF-8"),
+        ("export r --to", "a\0b", "NUL"),
+        ("export r --to", os.fsdecode(b"a\xff"), "in UTF-8"),
+        ("predict r", os.fsdecode(b"a\xff"), "in UTF-8"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(
+    command: str, name: str, word: str, finished: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("r").symlink_to(finished)
+    assert main([*command.split(), name]) == 2
+    assert word in capsys.readouterr().err
+    assert [path.name for path in in_tmp.iterdir()] == ["r"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,33 @@ def test_an_absolute_path_is_for_manifests(audio: str, clips: Path) -> None:
     assert str(read("train.jsonl", audio.format(cwd=clips))) == audio.format(cwd=clips)
 
 
-@pytest.mark.parametrize("audio", WAYS_OUT)
-def test_a_path_without_bytes_is_no_way_out(audio: str, clips: Path) -> None:
+IN_METADATA: dict[str, Callable[[str], dict[str, Any]]] = {
+    "a column": lambda out: {"audio": out, "text": "hello"},
+    "a path": lambda out: {"audio": {"path": out}, "text": "hello"},
+    "a column of another name": lambda out: {"recording": out, "text": "hello"},
+    "a row in a row": lambda out: {"segments": [{"file_name": out, "text": "hello"}]},
+}
+
+
+@pytest.mark.parametrize("name", IN_METADATA)
+def test_nothing_in_metadata_is_an_absolute_path_out(name: str, clips: Path) -> None:
+    columns = {"audio": "recording"} if name == "a column of another name" else {}
+    for out in (clips / "data/deep/in.flac", clips / "other/out.flac"):
+        row = {"file_name": "in.flac", **IN_METADATA[name](str(out))}
+        Path("data/metadata.jsonl").write_text(json.dumps(row) + "\n")
+        recipe = Recipe.load("whisper-asr").override(data={"source": "data", "columns": columns})
+        rows = open_data(Plugins(recipe.resolved()), None)["train"]
+        if out.is_relative_to(clips / "data"):
+            assert str(out) in str(rows[0]["audio"])
     with pytest.raises(DataError, match="leads out of the data folder"):
-        read("train.jsonl", {"bytes": None, "path": audio.format(cwd=clips)})
+        rows[0]
+
+
+@pytest.mark.parametrize("audio", WAYS_OUT)
+@pytest.mark.parametrize("data", [None, "", "words"])
+def test_a_path_without_bytes_is_no_way_out(data: str | None, audio: str, clips: Path) -> None:
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        read("train.jsonl", {"bytes": data, "path": audio.format(cwd=clips)})
     assert read("train.jsonl", {"path": "in.flac"}).is_file()
 
 
@@ -146,6 +170,17 @@ def test_a_snapshot_of_the_hubs_cache_is_links(clips: Path) -> None:
     assert Path(rows[0]["audio"]).samefile(repository / "blobs" / "1")
     with pytest.raises(DataError, match="leads out of the data folder"):
         rows[1]
+
+
+def test_a_link_beside_a_snapshot_is_no_way_out(clips: Path) -> None:
+    snapshot = Path("cache/datasets--acme--clips/snapshots", "a" * 40)
+    snapshot.mkdir(parents=True)
+    Path(snapshot, "train.jsonl").write_text('{"audio": "out.flac", "text": "hello"}\n')
+    Path(snapshot, "out.flac").symlink_to(clips / "other/out.flac")
+    Path(snapshot, "../../blobs").symlink_to("/")
+    recipe = Recipe.load("whisper-asr").override(data={"source": str(snapshot), "validation_fraction": 0.0})
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        open_data(Plugins(recipe.resolved()), None)["train"][0]
 
 
 def test_names_count_from_the_table_then_from_here(clips: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Install
 from toolkit.cli import main
+from toolkit.notices import without_credentials
 
 SECRET = "hf_PLANTEDsecret0123456789"
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "TOOLKIT_SECRET")
@@ -103,6 +105,45 @@ def test_an_error_keeps_secrets(
     assert SECRET not in said
     assert "could not be loaded" not in said
     assert nowhere_below(Path("runs")) == 0
+
+
+ADDRESSES = [
+    "https://a.blob.core.windows.net/c/d.csv?sv=2022&sig={}",
+    "https://bucket.s3.amazonaws.com/d.csv?X-Amz-Credential={}&X-Amz-Signature={}&X-Amz-Security-Token={}",
+    "https://host/d.csv?auth={}",
+    "https://host/d.csv?x=1;pwd={}",
+    "https://host/d.csv;passwd={}",
+    "https://host/d.csv#access_token={}",
+    "https://host/d.csv?state=1&code={}",
+    "https://me:{}/x@host/d.csv",
+    "https://me:x/{}@host/d.csv",
+    "https://me:x@{}@host/d.csv#token={}",
+    "https://{}@host/@me/d.csv",
+    "https://host/login?next=https://me:{}@host",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_keeps_secrets(address: str, in_tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    address = address.replace("{}", SECRET)
+    for typed in (["--task", "causal-lm", "--data", address], [f"{address.removesuffix('.csv')}/r.yaml"]):
+        assert main(["check", *typed]) == 2
+        assert SECRET not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["for(;key=next();)", "#key=1", "a@b", "https://host/@me", "https://host/?design=1&zipcode=2", "x:/y"],
+)
+def test_what_is_no_secret_is_shown(text: str) -> None:
+    assert without_credentials(text) == text
+
+
+def test_a_long_text_is_looked_through_at_once() -> None:
+    started = time.monotonic()
+    for part in ("://a:", "?token", "@://a:", "&;#", "a:/", "?x-"):
+        without_credentials(part * 100_000)
+    assert time.monotonic() - started < 20
 
 
 def test_a_search_keeps_secrets(planted: Path, capfd: pytest.CaptureFixture[str]) -> None:

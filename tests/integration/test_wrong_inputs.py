@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -52,6 +53,14 @@ def yaml(content: str | bytes) -> Prepare:
 
 def folder(path: str) -> Prepare:
     return lambda: Path(path).mkdir()
+
+
+def pipe(path: str) -> Prepare:
+    return lambda: os.mkfifo(path)
+
+
+def link(path: str, target: str) -> Prepare:
+    return lambda: Path(path).symlink_to(target)
 
 
 def both(first: Prepare, second: Prepare) -> Prepare:
@@ -127,6 +136,10 @@ def broken(error: str, hint: str, prepare: Prepare) -> Case:
     return Case(f"{TASK} --model broken", error, hint, prepare)
 
 
+def piped(prepare: Prepare, table: str) -> Case:
+    return Case(f"{TASK} --data {table}", f"{table}: is no file but a pipe", "copy what it gives", prepare)
+
+
 def setting(change: str, error: str, hint: str) -> Case:
     return Case(f"{TASK} --set data.limit=4 --set {change}", error, hint)
 
@@ -142,6 +155,9 @@ RECIPES = {
     "unknown option": Case(f"{TASK} --learning-rate 3", "unrecognized arguments: --learning-rate", "--help"),
     "no such file": Case("nowhere.yaml", "No such file", "give a recipe file"),
     "a folder": Case("r.yaml", "Is a directory", "give a recipe file", folder("r.yaml")),
+    "a pipe": Case("r.yaml", "r.yaml: is no file but a pipe", "give a recipe file", pipe("r.yaml")),
+    "extends a device": Case("r.yaml", "zero.yaml: is no file but a pipe or a device", "give a recipe file",
+                             both(link("zero.yaml", "/dev/zero"), yaml("extends: zero.yaml"))),
     "no yaml": Case("r.yaml", "r.yaml, line 2, column 2", "write YAML", yaml("a: [1, 2\nb: }\n")),
     "a tab": Case("r.yaml", "r.yaml, line 2, column 1", "write YAML", yaml("train:\n\tseed: 1\n")),
     "a key twice": Case("r.yaml", "key 'train' stands twice", "write YAML", yaml("train: {}\ntrain: {}\n")),
@@ -232,6 +248,7 @@ RECIPES = {
     "no batch of evaluation": setting("train.per_device_eval_batch_size=-1", "at least 1, found -1", "default"),
     "no accumulation": setting("train.gradient_accumulation_steps=0", "at least 1, found 0", "default"),
     "workers": setting("train.dataloader_num_workers=-1", "at least 0, found -1", "default"),
+    "many workers": setting("train.dataloader_num_workers=100000", "must be at most", "default"),
     "seed": setting("train.seed=-1", "train.seed: must be at least 0, found -1", "default"),
     "a large seed": setting("train.seed=4294967296", "at most 4294967295", "default"),
     "beta": setting("train.adam_beta1=1.0", "at least 0 and below 1", "default"),
@@ -249,6 +266,9 @@ RECIPES = {
     "no such data": Case(f"{TASK} --data ./no/such", "./no/such does not exist", "name a folder, a file"),
     "no such set": Case(f"{TASK} --data no/such", "cannot be loaded from the hub", "HF_HUB_OFFLINE"),
     "an empty source": Case(f"{TASK} --data ''", "data.source: is empty", "name a folder"),
+    "a csv file that is a pipe": piped(pipe("x.csv"), "x.csv"),
+    "a jsonl file that is a device": piped(link("x.jsonl", "/dev/zero"), "x.jsonl"),
+    "a parquet file that is a pipe": piped(pipe("x.parquet"), "x.parquet"),
     "a recording": Case(f"{TASK} --data a.wav", "is no table that can be read", "or a folder", file("a.wav")),
     "an empty data folder": data("holds no data that is recognised (found: nothing)", "metadata.csv", folder("data")),
     "no metadata": data("(found: a.flac, b.flac)", "metadata.csv", clips(2)),
@@ -288,6 +308,11 @@ RECIPES = {
     "no samples": setting("eval.max_samples=0", "eval.max_samples: expected at least 1", "null takes all"),
     "fraction": setting("data.validation_fraction=2", "data.validation_fraction: expected", "0.1 sets a tenth"),
     "bad fraction": setting("data.max_bad_fraction=2", "from 0 to 1, found 2", "one bad row in a hundred"),
+    "no root": setting("data.root=gone", "data.root: 'gone' is no folder", "/ for any"),
+    "a root with NUL": setting("'data.root=\"a\\0b\"'", r"data.root: 'a\x00b' is no folder", "/ for any"),
+    "a long root": setting(f"data.root={'x' * 300}", "is no folder", "/ for any"),
+    "a root that is a file": Case(f"{TASK} --set data.root=root", "/root' is no folder", "/ for any",
+                                  file("root")),
     "streaming": setting("data.streaming=true", "data.streaming: not supported", "leave it out"),
     "cache": setting("cache.max_gb=-1", "cache.max_gb: expected at least 0", "cache.enabled: false"),
     "metric": setting("eval.metrics=[rouge]", "'rouge' is no path", "trust_remote_code"),

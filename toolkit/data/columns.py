@@ -24,6 +24,10 @@ class Renamed(Source):
     def columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([*self._others(self.source.columns), *self.names]))
 
+    @property
+    def is_metadata(self) -> bool:
+        return self.source.is_metadata
+
     def __len__(self) -> int:
         return len(self.source)
 

@@ -21,7 +21,7 @@ class Confined(Source):
     """A source whose `names` name files: absolute paths now, of files in one of `folders`.
 
     Relative names count from the first of these, or from the folder one is in. An absolute path in a table on this
-    machine is taken at its word where `absolute`, for manifests name files so.
+    machine, but for metadata, is taken at its word: `absolute`, for manifests name files so.
     """
 
     source: Source
@@ -49,7 +49,10 @@ class Confined(Source):
         return self.source.contents(ids)
 
     def _confined(self, index: int, value: Any) -> Any:
-        if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path"):
+        if isinstance(value, Mapping) and value.get("path"):
+            data = value.get("bytes")
+            if isinstance(data, bytes) and data:
+                return value  # whose path is no more than its name
             return {**value, "path": self._confined(index, value["path"])}
         if not isinstance(value, str) or not value or "\0" in value:
             return value  # for the plugin to judge
@@ -73,16 +76,13 @@ def confined(splits: Mapping[str, Rows], columns: Sequence[Column], spec: DataSp
     named = list(dict.fromkeys(column.name for column in columns if column.names_file))
     if not named:
         return dict(splits)
-    folders = reach(spec)
-    return {
-        split: replace(
-            rows,
-            source=Confined(
-                rows.source, [name for name in named if name in rows.columns], folders, _is_local(spec)
-            ),
-        )
-        for split, rows in splits.items()
-    }
+    folders, is_local = reach(spec), _is_local(spec)
+
+    def source(rows: Rows) -> Confined:
+        names = [name for name in named if name in rows.columns]
+        return Confined(rows.source, names, folders, absolute=is_local and not rows.source.is_metadata)
+
+    return {split: replace(rows, source=source(rows)) for split, rows in splits.items()}
 
 
 def reach(spec: DataSpec) -> list[Path]:
@@ -99,8 +99,8 @@ def reach(spec: DataSpec) -> list[Path]:
 
 def _blobs(own: Path) -> list[Path]:
     """Where the files of a snapshot in the hub's cache lie: in the snapshot there are links to them."""
-    places = [parent.parent for parent in own.parents if parent.name == "snapshots"]
-    return [place / "blobs" for place in places if "--" in place.name and (place / "blobs").is_dir()]
+    blobs = [parent.parent / "blobs" for parent in own.parents if parent.name == "snapshots"]
+    return [one for one in blobs if "--" in one.parent.name and one.is_dir() and not one.is_symlink()]
 
 
 def _own(spec: DataSpec) -> Path:

@@ -35,6 +35,10 @@ class Expanded(Source):
     def columns(self) -> tuple[str, ...]:
         return columns_seen(self, HEAD)
 
+    @property
+    def is_metadata(self) -> bool:
+        return self.source.is_metadata
+
     def __len__(self) -> int:
         return len(self.indices)
 

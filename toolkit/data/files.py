@@ -7,11 +7,12 @@ import json
 import os
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from toolkit.data.splits import Source
 from toolkit.errors import DataError
@@ -19,6 +20,9 @@ from toolkit.types import Row
 
 HEAD = 100
 """How many rows are looked at to learn which columns there are, where nothing else says so."""
+
+MOST_BYTES = 64 << 20
+"""Of a row. One that has more cannot be used, and is never held in memory."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -42,16 +46,23 @@ class Records:
         return len(self.starts) - 1
 
     def bytes(self, index: int) -> bytes:
+        """A record, of one that is too long as much as may be held."""
         # Opened anew each time: a handle would be shared by forked workers, with its position.
         start, end = self.starts[index : index + 2]
         with _opened(self.path, self.name) as file:
             if _stamp(file) != self.stamp:
                 raise DataError(f"{self.name}: has changed since it was opened", hint="start again")
             file.seek(start)
-            return file.read(end - start)
+            return file.read(min(end - start, MOST_BYTES))
 
     def text(self, index: int, place: str) -> str:
         """A record's text; `place` names it in an error."""
+        length = self.starts[index + 1] - self.starts[index]
+        if length > MOST_BYTES:
+            raise DataError(
+                f"{place}: has {length:,} bytes, more than {MOST_BYTES:,}",
+                hint="divide it into several rows, or take it out",
+            )
         try:
             return self.bytes(index).decode()
         except UnicodeDecodeError:
@@ -83,7 +94,7 @@ class CsvFile(Source):
             )
         records = Records(path, name, starts, stamp)
         header = [cell.strip() for cell in _cells(records.text(0, f"{name}, header"), f"{name}, header")]
-        twice = sorted({cell for cell in header if cell and header.count(cell) > 1})
+        twice = sorted(cell for cell, count in Counter(header).items() if cell and count > 1)
         if twice:
             raise DataError(
                 f"{name}: column '{twice[0]}' stands twice in the header", hint="rename one of them"
@@ -152,13 +163,14 @@ class JsonLines(Source):
         text = self.records.text(index, self.place(index)).rstrip()
         try:
             row = json.loads(text)
+            is_whole = "\\ud" not in text.lower() or _encodable(row)
         except json.JSONDecodeError as error:
             raise self._fault(index, f"is not JSON: {error.msg}, column {error.colno}") from None
         except (ValueError, RecursionError) as error:
             raise self._fault(index, f"cannot be read: {error}") from None
         if not isinstance(row, dict):
             raise self._fault(index, f"expected an object, found {text[:40]}")
-        if "\\ud" in text.lower() and not _encodable(row):
+        if not is_whole:
             raise self._fault(index, "holds half a character (a lone surrogate such as \\ud83d)")
         return row
 
@@ -209,9 +221,9 @@ def _csv_starts(file: BinaryIO) -> array[int]:
 
     def lines() -> Iterator[str]:
         nonlocal position
-        for line in file:
-            position += len(line)
-            yield line.decode("utf-8", "surrogateescape")
+        for line, length in _lines(file):
+            position += length
+            yield line.decode("utf-8", "surrogateescape") if length <= MOST_BYTES else "too long"
 
     starts = array("Q")
     reader = csv.reader(lines(), strict=True)
@@ -233,14 +245,32 @@ def _line_starts(file: BinaryIO) -> tuple[array[int], array[int]]:
     position = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
     file.seek(position)
     starts, blanks = array("Q"), array("Q")
-    for line in file:
-        if line.isspace():
+    for line, length in _lines(file):
+        if length <= MOST_BYTES and line.isspace():
             blanks.append(len(starts))
         else:
             starts.append(position)
-        position += len(line)
+        position += length
     starts.append(position)
     return starts, blanks
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The lines from where the file stands, of each at most `MOST_BYTES`, and how many it has."""
+    for line in iter(partial(file.readline, MOST_BYTES), b""):
+        yield line, len(line) if line.endswith(b"\n") else len(line) + _to_the_end_of_line(file)
+
+
+def _to_the_end_of_line(file: BinaryIO) -> int:
+    """How many bytes that is; then the file stands behind them."""
+    length = 0
+    for piece in iter(partial(file.read, 1 << 18), b""):
+        end = piece.find(b"\n") + 1
+        if end:
+            file.seek(end - len(piece), os.SEEK_CUR)
+            return length + end
+        length += len(piece)
+    return length
 
 
 def _cells(text: str, place: str) -> list[str]:
@@ -256,7 +286,7 @@ def _csv_hint(error: csv.Error) -> str:
     return 'a cell that holds quotes is written "so: ""quoted"""'
 
 
-def _encodable(row: Row) -> bool:
+def _encodable(row: Any) -> bool:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:

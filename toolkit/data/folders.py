@@ -43,6 +43,10 @@ class NamedFiles(Source):
     def columns(self) -> tuple[str, ...]:
         return self.table.columns
 
+    @property
+    def is_metadata(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -141,6 +145,8 @@ def _how_to_name(columns: Sequence[str]) -> str:
 
 
 def _open(path: Path, name: str) -> Source:
+    if not path.is_file():
+        raise DataError(f"{path}: is no file but a pipe or a device", hint="copy what it gives into a file")
     match path.suffix.lower():
         case ".csv":
             return CsvFile.open(path, name)
@@ -157,12 +163,16 @@ def _parquet(path: Path, name: str) -> Any:
     """A parquet file as a memory-mapped dataset, in the cache of `datasets`."""
     import pyarrow.parquet
     from datasets import Dataset
+    from datasets.data_files import DataFilesDict, DataFilesList
     from datasets.exceptions import DatasetsError
 
+    status = path.stat()
+    stamp = (str(status.st_mtime_ns), str(status.st_size))
+    files = DataFilesDict(train=DataFilesList([_address(path)], [stamp]))  # a path alone would be a pattern
     try:
         if not pyarrow.parquet.read_metadata(path).num_rows:
             return Dataset.from_dict({column: [] for column in pyarrow.parquet.read_schema(path).names})
-        return undecoded(Dataset.from_parquet(str(path)))
+        return undecoded(Dataset.from_parquet(files, split="train"))
     except (
         OSError,
         ValueError,
@@ -177,6 +187,19 @@ def _parquet(path: Path, name: str) -> Any:
         ) from error
 
 
+def _address(path: Path) -> str:
+    """A path as `datasets` takes it, for which '::' joins several.
+
+    Raises:
+        DataError: there is one in it.
+    """
+    if "::" in str(path):
+        raise DataError(
+            f"{path}: cannot be read with '::' in its name", hint="rename the file, or its folder"
+        )
+    return str(path)
+
+
 def _refuse_outside(path: Path, root: Path, roots: Sequence[Path]) -> None:
     """Raise `DataError` if a file of the data's folder is a link, or a name, of one that lies elsewhere."""
     if not lies_in(path, roots or [root]):
@@ -186,17 +209,52 @@ def _refuse_outside(path: Path, root: Path, roots: Sequence[Path]) -> None:
 def _saved(root: Path, roots: Sequence[Path]) -> dict[str, Rows]:
     from datasets import Dataset, load_from_disk
 
+    address = _address(root)
     try:
-        loaded = load_from_disk(str(root))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        loaded = load_from_disk(address)
+        splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded
+        for dataset in splits.values():
+            _validate(dataset.data)
+    except Exception as error:  # of many kinds: of its JSON files, of Arrow
         raise DataError(
             f"{root}: a saved dataset that cannot be read: {error}", hint="save it again"
         ) from error
-    splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded
     for dataset in splits.values():
         for file in dataset.cache_files:
             _refuse_outside(Path(file["filename"]), root, roots)
     return named_splits(splits, str(root))
+
+
+def _validate(table: Any) -> None:
+    """Raise where values would be looked for outside of a table's data, whatever these are; no value is read."""
+    for column in table.columns:
+        for chunk in column.chunks:
+            chunk.validate()
+            chunk.view(_as_bytes(chunk.type)).validate(full=True)
+
+
+def _as_bytes(kind: Any) -> Any:
+    """The Arrow type that is laid out alike and whose values are bytes, any of which are as good as others."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_string(kind):
+        return pyarrow.binary()
+    if types.is_large_string(kind):
+        return pyarrow.large_binary()
+    if types.is_string_view(kind):
+        return pyarrow.binary_view()
+    if types.is_decimal(kind) or types.is_temporal(kind):
+        return pyarrow.binary(kind.bit_width // 8)
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+    if types.is_fixed_size_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type), kind.list_size)
+    if types.is_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_as_bytes(kind.value_type))
+    return _as_bytes(kind.storage_type) if isinstance(kind, pyarrow.BaseExtensionType) else kind
 
 
 def _tables(root: Path) -> Iterator[tuple[str, Path]]:

@@ -190,11 +190,13 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _count_bytes(values: Any) -> int:
-    """How many bytes the binary values in an Arrow array have, read from their offsets."""
+    """How many bytes the binary values in an Arrow array have, read from their offsets where it has any."""
     import pyarrow.compute
 
     if not _holds_bytes(values.type):
         return 0
+    if pyarrow.types.is_binary_view(values.type):
+        values = values.cast(pyarrow.large_binary())
     if values.type.num_fields == 0:
         return pyarrow.compute.sum(pyarrow.compute.binary_length(values)).as_py() or 0
     parts = values.flatten()

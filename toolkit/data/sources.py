@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def open_splits(spec: DataSpec) -> dict[str, Rows]:
     if spec.streaming:
         raise RecipeError(
             "data.streaming: not supported", hint="leave it out: rows are read from disk one at a time anyway"
+        )
+    if spec.root is not None and not os.path.isdir(os.path.expanduser(spec.root)):  # noqa: PTH111, PTH112
+        raise RecipeError(
+            f"data.root: {spec.root!r} is no folder",
+            hint="name the folder that rows may name files in, / for any",
         )
     path = Path(spec.source).expanduser().absolute()
     try:

@@ -35,6 +35,11 @@ class Source(ABC):
     def columns(self) -> tuple[str, ...]:
         """The columns that rows have; a single row may lack some."""
 
+    @property
+    def is_metadata(self) -> bool:
+        """Whether it is a table that lies beside the files it names, and moves with them."""
+        return False
+
     @abstractmethod
     def __len__(self) -> int: ...
 

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import pickle
+import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,17 @@ def test_lines_that_no_plugin_could_use_are_faults(write, line: str | bytes, mes
     assert fault_of(source, 1).message.startswith(f"a.jsonl, line 2: {message}")
 
 
+def test_a_line_nested_to_the_limit_is_read_or_a_fault(write) -> None:
+    """Writing takes more of Python's stack than reading: some lines can be read only."""
+    lines = ['{"a": "\\ud83d\\ude00", "b": ' + "[" * depth + "]" * depth + "}" for depth in range(800, 1000)]
+    source = JsonLines.open(write("a.jsonl", "\n".join(lines)), "a.jsonl")
+    assert source.row(0)["a"] == "😀"
+    for index in range(len(source)):
+        with suppress(DataError):
+            source.row(index)
+    assert "cannot be read: " in fault_of(source, 199).message
+
+
 def test_a_json_list_is_refused_with_what_to_do(write) -> None:
     path = write("train.json", '\n [{"a": 1},\n {"a": 2}]')
     with pytest.raises(DataError, match=r"^train\.json: holds a JSON list") as caught:
@@ -214,6 +227,38 @@ def test_files_travel_to_workers(write) -> None:
     assert lines.columns == ("a",)
     assert rows_of(pickle.loads(pickle.dumps(source))) == [{"text": "hello"}]
     assert rows_of(pickle.loads(pickle.dumps(lines))) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_line_without_end_is_never_held(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.data.files.MOST_BYTES", 10_000, raising=False)
+    header, line = {"csv": (b"a\n", b"1\n"), "jsonl": (b"", b'{"a": "1"}\n')}[suffix]
+    path = tmp_path / f"long.{suffix}"
+    with path.open("wb") as file:
+        file.write(header + line)
+        file.seek(8_000_000, os.SEEK_CUR)
+        file.write(b"\n" + line)
+
+    tracemalloc.start()
+    source = {"csv": CsvFile, "jsonl": JsonLines}[suffix].open(path, path.name)
+    fault = fault_of(source, 1)
+    contents = sum(map(len, source.contents(range(3))))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert fault.message == f"{source.place(1)}: has 8,000,001 bytes, more than 10,000"
+    assert [len(source), source.row(0), source.row(2)] == [3, {"a": "1"}, {"a": "1"}]
+    assert contents < 11_000
+    assert peak < 1_000_000
+
+
+def test_a_csv_file_of_many_columns_opens_at_once(write) -> None:
+    names = [f"c{number}" for number in range(60_000)]
+    started = time.monotonic()
+    assert len(CsvFile.open(write("a.csv", ",".join(names) + "\n"), "a.csv").columns) == 60_000
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -101,6 +101,12 @@ def test_datasets_count_by_their_plain_columns_and_the_size_of_the_others(tmp_pa
     assert fingerprint(data_from_objects(given.select_columns(["picture"]))) != before
 
 
+def test_bytes_count_alike_however_arrow_keeps_them() -> None:
+    kinds = [pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary_view()]
+    tables = [pyarrow.table({"picture": pyarrow.array([b"x", b"yy"], kind)}) for kind in kinds]
+    assert len({fingerprint(data_from_objects(Dataset(table))) for table in tables}) == 1
+
+
 def test_lists_count_whole_and_objects_in_them_by_their_kind() -> None:
     def row(**values: object) -> str:
         return fingerprint(data_from_objects([{"a": 1}] * 200 + [values]))

@@ -1,7 +1,10 @@
 """Folders: metadata with files beside it, tables by split, saved datasets."""
 
 import json
+import struct
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow
@@ -206,6 +209,28 @@ def test_a_parquet_file_that_changes_is_read_anew(tmp_path: Path, datasets_cache
     assert list(opened(path)["train"]) == [{"n": 2}, {"n": 3}]
 
 
+@pytest.mark.parametrize("name", ["x*", "a[b]", "?", "{a,b}", "**", "hf:", "a#b %20", "[!a]"])
+def test_a_name_is_no_pattern(tmp_path: Path, datasets_cache: Path, name: str) -> None:
+    for one in ("xa", "a", "b", name):
+        parquet(tmp_path / one / f"{one}.parquet", [{"name": one}])
+        Dataset.from_list([{"name": one}]).save_to_disk(tmp_path / one / one)
+    assert list(opened(tmp_path / name / f"{name}.parquet")["train"]) == [{"name": name}]
+    assert list(opened(tmp_path / name / name)["train"]) == [{"name": name}]
+
+
+def test_a_name_is_no_chain(tmp_path: Path, datasets_cache: Path) -> None:
+    """`datasets` would read the file, or the folder, that is called as the first part."""
+    for one in ("a.parquet", "a.parquet::b.parquet"):
+        parquet(tmp_path / one, [{"name": one}])
+    assert fault_of(tmp_path / "a.parquet::b.parquet").message.endswith(
+        "cannot be read with '::' in its name"
+    )
+    for one in ("a", "a::b"):
+        Dataset.from_list([{"name": one}]).save_to_disk(tmp_path / "saved")
+        (tmp_path / "saved").rename(tmp_path / one)
+    assert fault_of(tmp_path / "a::b").hint == "rename the file, or its folder"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -229,15 +254,22 @@ def test_parquet_files_that_cannot_be_used(tmp_path: Path, write: Write, dataset
     assert fault_of(tmp_path / "b.parquet").message == "b.parquet holds no rows"
 
 
-@pytest.mark.parametrize(
+NO_TEXT = pyarrow.array([b"good", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+SECOND_IS_BAD = pytest.mark.parametrize(
     "values",
     [
-        pyarrow.array([b"good", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string()),
+        NO_TEXT,
+        pyarrow.array([b"good", b"\xff\xfe"], pyarrow.binary_view()).view(pyarrow.string_view()),
+        pyarrow.ListArray.from_arrays([0, 1, 2], NO_TEXT),
         pyarrow.array([0, 2**31 - 1], pyarrow.int32()).view(pyarrow.date32()),
         pyarrow.array([0, 2**62], pyarrow.int64()).view(pyarrow.timestamp("us")),
+        pyarrow.array([0, 2**62], pyarrow.int64()).view(pyarrow.time64("us")),
     ],
-    ids=["text", "date", "time"],
+    ids=["text", "view", "texts", "date", "moment", "time"],
 )
+
+
+@SECOND_IS_BAD
 def test_a_parquet_row_that_cannot_be_read_is_that_rows_fault(
     tmp_path: Path, datasets_cache: Path, values: object
 ) -> None:
@@ -312,7 +344,57 @@ def test_saved_splits(tmp_path: Path) -> None:
     assert list(opened(tmp_path / "many")) == ["train", "validation"]
 
 
-def test_a_saved_dataset_that_is_broken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", ["{", "null", "[]", "3", "[" * 100_000, b"\xff"])
+def test_a_saved_dataset_that_is_broken(
+    tmp_path: Path, write: Write, name: str, content: str | bytes
+) -> None:
     Dataset.from_list([{"text": "a"}]).save_to_disk(tmp_path / "one")
-    (tmp_path / "one/state.json").write_text("{")
+    write(f"one/{name}", content)
     assert "a saved dataset that cannot be read" in fault_of(tmp_path / "one").message
+
+
+@pytest.mark.parametrize(
+    "change", [{"_split": 3}, {"_data_files": []}, {"_data_files": 3}, {"_format_type": "no"}]
+)
+def test_a_saved_dataset_in_a_broken_state(tmp_path: Path, write: Write, change: dict[str, object]) -> None:
+    Dataset.from_list([{"text": "a"}]).save_to_disk(tmp_path / "one")
+    state = json.loads((tmp_path / "one/state.json").read_text())
+    write("one/state.json", json.dumps({**state, **change}))
+    assert "a saved dataset that cannot be read" in fault_of(tmp_path / "one").message
+
+
+SAVED = {
+    "text": "hello",
+    "words": ["good", "bye"],
+    "turns": [{"role": "user"}],
+    "sound": {"bytes": b"123", "path": "a"},
+    "day": date(2020, 1, 1),
+    "price": Decimal("1.5"),
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "buffer"), [("text", 1), ("words", 1), ("words", 3), ("turns", 1), ("turns", 4), ("sound", 2)]
+)
+def test_a_saved_dataset_whose_offsets_lead_nowhere(tmp_path: Path, column: str, buffer: int) -> None:
+    """Arrow would look for the values there, and the process would end without a word."""
+    Dataset.from_list([SAVED] * 200).save_to_disk(tmp_path / "one")
+    rows = opened(tmp_path / "one")["train"]
+    assert rows[0] == SAVED
+    chunk = rows.source.dataset.data.column(column).chunks[0]  # type: ignore[attr-defined]
+    offsets = chunk.buffers()[buffer].to_pybytes()
+    [arrow] = (tmp_path / "one").glob("*.arrow")
+    broken = offsets[:40] + struct.pack("<ii", 0x7FFF0000, 0x7FFF0100) + offsets[48:]
+    arrow.write_bytes(arrow.read_bytes().replace(offsets, broken, 1))
+    fault = fault_of(tmp_path / "one")
+    assert "a saved dataset that cannot be read" in fault.message
+    assert fault.hint == "save it again"
+
+
+@SECOND_IS_BAD
+def test_a_saved_row_that_cannot_be_read_is_that_rows_fault(tmp_path: Path, values: object) -> None:
+    Dataset(pyarrow.table({"n": values})).save_to_disk(tmp_path / "one")
+    rows = opened(tmp_path / "one")["train"]
+    assert rows[0]
+    assert row_fault(rows, 1).startswith("train, row 2: cannot be read: ")

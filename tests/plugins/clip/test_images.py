@@ -201,6 +201,8 @@ def test_what_tells_files_apart(write: Any, picture: Any, tmp_path: Path) -> Non
         "\ud800",
         picture(8, 8),
         {"bytes": 3},
+        {"bytes": "", "path": str(path)},
+        {"bytes": str(path), "path": None},
         {},
         None,
     ]
