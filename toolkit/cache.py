@@ -15,7 +15,10 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.lock import taken
+from toolkit.checkpoint import read_json
+from toolkit.errors import CheckpointError
+from toolkit.folder import expanded
+from toolkit.lock import opened, taken
 from toolkit.notices import say_once
 
 if TYPE_CHECKING:
@@ -35,10 +38,14 @@ _RECOUNT = 1 << 26
 
 
 def cache_folder(wanted: str | None = None) -> Path:
-    """Where results are kept: `wanted`, or a folder of the user's cache."""
+    """Where results are kept: `wanted`, or a folder of the user's cache.
+
+    Raises:
+        RecipeError: there can be no such folder.
+    """
     if wanted is not None:
-        return Path(wanted).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "task-toolkit"
+        return expanded(wanted)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "task-toolkit"
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,11 @@ class Kept:
 
 
 def kept(root: Path) -> list[Kept]:
-    """Everything in a cache, the longest unused first."""
+    """Everything in a cache, the longest unused first.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     found = []
     for path in root.glob(f"frozen/*/{STAGE}"):
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by another process
@@ -88,17 +99,17 @@ def kept(root: Path) -> list[Kept]:
 
 def _kept(folder: Path) -> Kept:
     try:
-        facts = json.loads((folder / STAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = read_json(folder / STAGE)
+    except CheckpointError:
         facts = {}
-    sizes = [path.stat().st_size for path in folder.glob("*/*.safetensors")]
+    sizes = [path.lstat().st_size for path in folder.glob("*/*.safetensors")]
     return Kept(folder, facts, len(sizes), sum(sizes), (folder / STAGE).stat().st_mtime)
 
 
 def _is_alive(mark: Path) -> bool:
     try:
         os.kill(int(mark.name.removeprefix(_IN_USE)), 0)
-    except (ValueError, ProcessLookupError):
+    except (ValueError, OverflowError, ProcessLookupError):
         return False
     except PermissionError:
         return True
@@ -118,8 +129,11 @@ class StageStore:
         """Begin to use it; the cache cannot be written to: nothing is kept, and a line says so."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / STAGE).write_text(json.dumps(self.facts), encoding="utf-8")
-            (self.folder / f"{_IN_USE}{os.getpid()}").touch()
+            partial = self.folder / f".{STAGE}.{os.getpid()}.partial"
+            with opened(partial, "w") as file:
+                file.write(json.dumps(self.facts))
+            partial.replace(self.folder / STAGE)
+            opened(self.folder / f"{_IN_USE}{os.getpid()}", "w").close()
             self._count()
         except OSError as error:
             self._give_up(error)
@@ -184,7 +198,7 @@ class StageStore:
         """Whether this process has the lock of the keys that begin so; it has where nothing can be locked, too."""
         try:
             (self.folder / name).mkdir(exist_ok=True)
-            file = (self.folder / name / _LOCK).open("w")
+            file = opened(self.folder / name / _LOCK, "w")
         except OSError:
             yield True
             return
@@ -205,6 +219,7 @@ class StageStore:
             if not self._has_room(size):
                 return
             place.parent.mkdir(exist_ok=True)
+            partial.unlink(missing_ok=True)  # a link would lead elsewhere
             save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
             partial.rename(place)
             size = place.stat().st_size
