@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -61,11 +62,12 @@ def opened(path: Path, mode: str) -> IO[str]:
 
 
 def _refuse_no_file(path: Path) -> None:
-    if path.is_symlink() or path.exists() != path.is_file():
-        raise CheckpointError(
-            f"{path} is a link or a folder: nothing can be locked by it",
-            hint="remove it, or name another folder",
-        )
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise CheckpointError(
+                f"{path} is a link or a folder: nothing can be locked by it",
+                hint="remove it, or name another folder",
+            )
 
 
 def _taken_or_refused(folder: Path, what: str) -> IO[str]:
