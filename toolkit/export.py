@@ -18,7 +18,7 @@ from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.execution import Execution
 from toolkit.folder import RunFolder, expanded
 from toolkit.metrics import Scores
-from toolkit.models import quiet
+from toolkit.models import quiet, refuse_links_out
 from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained
 from toolkit.plugins import Plugins
 from toolkit.signals import Signals
@@ -49,6 +49,7 @@ def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: A
             the folder is as it was.
     """
     _refuse_unfinished(files)
+    refuse_links_out(str(files.model))
     try:
         target = _new_place(files, to)
     except OSError as error:

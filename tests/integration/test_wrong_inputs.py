@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
 from toolkit_tasks.whisper_asr import recipe
 
 from tests.conftest import Install
@@ -411,6 +413,18 @@ def cut_off(path: str) -> Prepare:
     return lambda: Path(path).write_bytes(Path(path).read_bytes()[:1000])
 
 
+def pickled(path: str) -> Prepare:
+    def write() -> None:
+        torch.save(load_file(path), Path(path).with_suffix(".bin"))
+        Path(path).unlink()
+
+    return write
+
+
+def elsewhere(path: str) -> Prepare:
+    return lambda: Path(path).symlink_to(Path(path).rename("secret").absolute())
+
+
 def moved(path: str) -> Prepare:
     def write() -> None:
         recipe_file = Path("run/recipe.yaml")
@@ -478,6 +492,9 @@ RUNS = {
     "an adapter that is gone": Case("eval run", "damaged or incomplete", "copy", lambda: Path(ADAPTER).unlink()),
     "a broken adapter's settings": Case("eval run", "damaged or incomplete", "copy",
                                         file("run/model/adapter_config.json", "{")),
+    "a pickle for an adapter": Case("eval run", "damaged or incomplete", "copy", pickled(ADAPTER)),
+    "a model's file elsewhere": Case("export run --to x", "tokenizer_config.json is a link out", "put the file itself",
+                                     elsewhere("run/model/tokenizer_config.json")),
     "a base model that has moved": Case("eval run", "base model is gone", "recipe.yaml", moved(str(MODEL))),
     "data that have moved": Case("eval run", "/gone does not exist", "name a folder", moved(str(SAMPLE / "data"))),
     "no such command": Case("rn", "there is no command 'rn'", "did you mean 'run'?"),
