@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.discovery import did_you_mean
 from toolkit.errors import ModelError, RecipeError, ToolkitError
-from toolkit.quantization import keep_unpacked, quantization_arguments
+from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
 from toolkit.recipe import ModelSpec
 from toolkit.structure import show
 
@@ -59,6 +59,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         facts = json_of(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
+        _check_shares(facts, place)
         cls = _of_several(cls, facts) or _named_class(place, facts, spec)
         _check_architecture(cls, facts, place)
         if spec.from_config:
@@ -73,6 +74,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
             **{"ignore_mismatched_sizes": True, **arguments},
         )
         _check_complete(model, info, facts, place, replaced=load.get("ignore_mismatched_sizes", False))
+        check_packed(model, place)
         keep_unpacked(model)
     return model
 
@@ -97,7 +99,7 @@ def load_processor(spec: ModelSpec | str | Path, cls: Any) -> Any:
         processor = cls.from_pretrained(
             place, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-        _check_vocabulary(processor, place)
+        _check_tokenizer(processor, place)
     return processor
 
 
@@ -325,6 +327,18 @@ def _check_index(index: Mapping[str, Any], path: Path) -> None:
             )
 
 
+def _check_shares(facts: Mapping[str, Any], place: str) -> None:
+    """Transformers takes any number for a share that is dropped, and ends when it first trains."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            _check_shares(value, place)
+        is_share = isinstance(value, int | float) and (
+            "dropout" in key or key.endswith(("pdrop", "layerdrop"))
+        )
+        if is_share and not 0 <= value <= 1:
+            raise ModelError(f"{key} in config.json of {place} is {value}, not from 0 to 1", hint=_AGAIN)
+
+
 def _check_format(place: str, spec: ModelSpec) -> None:
     """Of the hub's models transformers sees to it."""
     if Path(place).is_dir() and not any(Path(place).glob("model*.safetensors*")):
@@ -386,14 +400,17 @@ def _check_complete(model: Any, info: Mapping[str, Any], facts: Any, place: str,
         )
 
 
-def _check_vocabulary(processor: Any, place: str) -> None:
-    """Without its files a tokenizer is made all the same, with nothing in it."""
+def _check_tokenizer(processor: Any, place: str) -> None:
+    """Without its files a tokenizer is made all the same, with nothing in it; nor is its length looked at."""
     from transformers import PreTrainedTokenizerBase
 
     tokenizer = getattr(processor, "tokenizer", processor)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and not (
-        set(tokenizer.get_vocab()) - _special(tokenizer)
-    ):
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    most = tokenizer.model_max_length
+    if not isinstance(most, int | float) or not most >= 1:
+        raise ModelError(f"model_max_length in tokenizer_config.json of {place} is {most!r:.60}", hint=_AGAIN)
+    if not set(tokenizer.get_vocab()) - _special(tokenizer):
         names = ", ".join(dict.fromkeys(["tokenizer.json", *tokenizer.vocab_files_names.values()]))
         raise ModelError(f"{place} has no tokenizer{_holds(place)}", hint=f"put its files there: {names}")
 

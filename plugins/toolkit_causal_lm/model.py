@@ -77,18 +77,14 @@ def set_length(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
     if positions is not None:
         tokenizer.model_max_length = positions
     most = tokenizer.model_max_length
-    if not isinstance(most, int | float) or not most >= 1:
-        where = (
-            "model_max_length in tokenizer_config.json"
-            if positions is None
-            else "max_position_embeddings in config.json"
-        )
+    if not most >= 1:
         raise ModelError(
-            f"the model takes no text: {where} is {most!r:.60}", hint="copy or download that file again"
+            f"the model takes {most} tokens, by max_position_embeddings in its config.json",
+            hint="copy or download that file again",
         )
-    if settings.max_length is not None and settings.max_length > tokenizer.model_max_length:
+    if settings.max_length is not None and settings.max_length > most:
         raise RecipeError(
-            f"causal-lm.max_length: {settings.max_length}, but the model takes {tokenizer.model_max_length} tokens",
+            f"causal-lm.max_length: {settings.max_length}, but the model takes {most} tokens",
             hint="leave it out to take as many as the model can",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from toolkit_causal_lm.settings import CausalLMSettings
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _is_whole(value: Any) -> bool:
@@ -26,11 +25,12 @@ def _is_share(value: Any) -> bool:
 
 
 def _are_tokens(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_whole, value))
+    """-1 stands for none in some files."""
+    return isinstance(value, list) and all(one == -1 or _is_whole(one) for one in value)
 
 
 Kinds = Mapping[str, Callable[[Any], bool]]
-_ENDS: Kinds = {"eos_token_id": lambda value: _is_whole(value) or _are_tokens(value)}
+_ENDS: Kinds = {"eos_token_id": lambda value: _are_tokens(value if isinstance(value, list) else [value])}
 _ALWAYS: Kinds = {
     "repetition_penalty": lambda value: _is_number(value) and value > 0,
     "no_repeat_ngram_size": _is_whole,

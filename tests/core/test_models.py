@@ -487,6 +487,12 @@ def _cut(folder: Path) -> None:
         (_changed(model_type="lama"), "(model_type 'lama'), not a LlamaForCausalLM ('llama')", None),
         (_changed(num_attention_heads=0), "cannot be loaded: integer modulo by zero", None),
         (_changed(hidden_size="wide"), "cannot be loaded: ", None),
+        (_changed(attention_dropout=5), "attention_dropout in config.json of ", "copy or download it again"),
+        (
+            _changed(text_config={"embd_pdrop": -0.1}),
+            "embd_pdrop in config.json of ",
+            "copy or download it again",
+        ),
     ],
 )
 def test_spoilt_folder(spoil: Any, message: str, hint: str | None, copy: Callable[[str], Path]) -> None:
@@ -497,6 +503,29 @@ def test_spoilt_folder(spoil: Any, message: str, hint: str | None, copy: Callabl
     assert message in caught.value.message
     assert str(folder) in caught.value.message
     assert hint is None or hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_weights_that_are_not_quantized_whatever_is_said(bits: str, copy: Callable[[str], Path]) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = copy("llama")
+    said = {"quant_method": "bitsandbytes", f"load_in_{bits}": True}
+    _changed(quantization_config=said)(folder)
+    with pytest.raises(
+        ModelError, match=r"says that the weights are quantized, and .*q_proj is not"
+    ) as caught:
+        load_model(folder)
+    assert "take quantization_config out" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("length", ["x", 0, float("nan")])
+def test_a_tokenizer_says_how_long_texts_are(length: Any, tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"model_max_length": length}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"model_max_length in tokenizer_config\.json of "):
+        load_processor(tmp_path, AutoTokenizer)
 
 
 @pytest.mark.parametrize(
