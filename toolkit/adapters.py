@@ -105,6 +105,12 @@ def _adapted(model: nn.Module, config: Any) -> Any:
             adapted: Any = peft.get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError, ImportError, AttributeError) as error:
         raise RecipeError(f"adapter: {error}", hint=f"see peft.{type(config).__name__}") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # of the allocator
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(
+            f"adapter: its weights cannot be made: {said}",
+            hint="make it smaller: adapter.r, or num_virtual_tokens",
+        ) from error
     if starts_from_loftq and getattr(model, "is_quantized", False):
         # The base is as anyone loads it, and the factors are saved: there is nothing to compute again.
         config.init_lora_weights, config.loftq_config = True, {}

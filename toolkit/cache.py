@@ -15,8 +15,11 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.checkpoint import read_json
 from toolkit.environment import package_version
-from toolkit.lock import taken
+from toolkit.errors import CheckpointError
+from toolkit.folder import expanded
+from toolkit.lock import opened, taken
 from toolkit.notices import say_once
 
 if TYPE_CHECKING:
@@ -40,10 +43,14 @@ _SHARE = "share"
 
 
 def cache_folder(wanted: str | None = None) -> Path:
-    """Where results are kept: `wanted`, or a folder of the user's cache."""
+    """Where results are kept: `wanted`, or a folder of the user's cache.
+
+    Raises:
+        RecipeError: there can be no such folder.
+    """
     if wanted is not None:
-        return Path(wanted).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "task-toolkit"
+        return expanded(wanted)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "task-toolkit"
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ def clear_up(root: Path) -> None:
 
 
 def kept(root: Path) -> list[Kept]:
-    """Everything in a cache, the longest unused first."""
+    """Everything in a cache, the longest unused first.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     found = []
     for path in root.glob(f"frozen/*/{STAGE}"):
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by another process
@@ -100,8 +111,8 @@ def kept(root: Path) -> list[Kept]:
 
 def _kept(folder: Path) -> Kept:
     try:
-        facts = json.loads((folder / STAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = read_json(folder / STAGE)
+    except CheckpointError:
         facts = {}
     sizes = []
     for path in folder.glob("*/*.safetensors"):
@@ -115,13 +126,13 @@ def _kept(folder: Path) -> Kept:
 
 def _on_disk(path: Path) -> int:
     """Bytes that a file takes, which are whole blocks."""
-    return path.stat().st_blocks * 512
+    return path.lstat().st_blocks * 512
 
 
 def _is_alive(process: str) -> bool:
     try:
         os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
+    except (ValueError, OverflowError, ProcessLookupError):
         return False
     except PermissionError:
         return True
@@ -152,8 +163,11 @@ class StageStore:
         facts = {**self.facts, **({_SHARE: self.share} if self.share < 1 else {})}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / STAGE).write_text(json.dumps(facts), encoding="utf-8")
-            (self.folder / f"{_IN_USE}{os.getpid()}").touch()
+            partial = self.folder / f".{STAGE}.{os.getpid()}.partial"
+            with opened(partial, "w") as file:
+                file.write(json.dumps(facts))
+            partial.replace(self.folder / STAGE)
+            opened(self.folder / f"{_IN_USE}{os.getpid()}", "w").close()
             clear_up(self.root)
         except OSError as error:
             self._give_up(error)
@@ -238,7 +252,7 @@ class StageStore:
         """Whether this process has the lock of the keys that begin so; it has where nothing can be locked, too."""
         try:
             (self.folder / name).mkdir(exist_ok=True)
-            file = (self.folder / name / _LOCK).open("w")
+            file = opened(self.folder / name / _LOCK, "w")
         except OSError:
             yield True
             return
@@ -259,6 +273,7 @@ class StageStore:
             if not self._has_room(size):
                 return
             place.parent.mkdir(exist_ok=True)
+            partial.unlink(missing_ok=True)  # a link would lead elsewhere
             save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
             partial.rename(place)
             size = _on_disk(place)

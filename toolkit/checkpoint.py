@@ -181,6 +181,7 @@ def write_text(path: Path, text: str) -> None:
     """Write text so that the file is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
+        partial.unlink(missing_ok=True)  # a link would lead elsewhere
         partial.write_text(text, encoding="utf-8")
         _onto_disk(partial)
         partial.replace(path)
@@ -216,7 +217,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it holds no mapping")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}", hint="bring it back from a copy, or start another run"
         ) from None

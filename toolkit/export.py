@@ -18,7 +18,7 @@ from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.execution import Execution
 from toolkit.folder import RunFolder, expanded
 from toolkit.metrics import Scores
-from toolkit.models import quiet
+from toolkit.models import quiet, refuse_links_out
 from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained
 from toolkit.plugins import Plugins
 from toolkit.signals import Signals
@@ -49,6 +49,7 @@ def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: A
             the folder is as it was.
     """
     _refuse_unfinished(files)
+    refuse_links_out(str(files.model))
     try:
         target = _new_place(files, to)
     except OSError as error:
@@ -206,12 +207,20 @@ def refuse_if_changed(
     Args:
         quantized: the unmerged model's base was, so the merged one may be better, and need not be as close.
     Raises:
-        CheckpointError: a metric has moved by more than the tolerance.
+        CheckpointError: a metric has moved by more than the tolerance, or there is no number to compare with. Only a
+            metric other than the loss may have no value on the rows, neither before nor after.
     """
     tolerance = TOLERANCE_FROM_QUANTIZED if quantized else TOLERANCE
     for name, before in unmerged.items():
+        if name != "loss" and math.isnan(before) and math.isnan(merged[name]):
+            continue
+        if not math.isfinite(before):
+            raise CheckpointError(
+                f"the merged model cannot be compared with the unmerged one, whose {name} is {before:.4f}",
+                hint="export it without --merge, and see to what it makes of its rows",
+            )
         change = merged[name] - before
-        better = (change > 0) == higher_is_better[name]
+        better = math.isfinite(change) and (change > 0) == higher_is_better[name]
         if not (quantized and better) and _beyond(change, before, tolerance):
             raise CheckpointError(
                 f"merging changes the model: {name} is {merged[name]:.4f} merged, {before:.4f} unmerged",
@@ -244,6 +253,4 @@ def _same(one: str | float, other: str | float) -> bool:
 
 
 def _beyond(change: float, before: float, tolerance: float) -> bool:
-    if math.isnan(change):
-        return not math.isnan(before)
-    return abs(change) > tolerance * (1 + abs(before))
+    return not math.isfinite(change) or abs(change) > tolerance * (1 + abs(before))

@@ -10,8 +10,12 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from toolkit.checkpoint import all_onto_disk, ordered, read_json, write_json, write_text
 from toolkit.errors import CheckpointError, RecipeError
@@ -25,6 +29,51 @@ if TYPE_CHECKING:
     from toolkit.data.rows import BadRow
 
 SCHEMA = 1
+_PLACE: Mapping[str, Any] = {"step": int, "split": str}
+_SAMPLE = {**_PLACE, "row_id": int, "prediction": object, "reference": object}
+_BAD_ROW = {"split": str, "row_id": int, "reason": str}
+
+
+@dataclass
+class _Train:
+    """What is read of `train` in a summary."""
+
+    steps: int
+    epochs: float
+    seconds: float
+
+
+@dataclass
+class _Rows:
+    """What is read of `rows` in a summary."""
+
+    train: int
+    validation: int
+    test: int
+    quarantined: int
+
+
+@dataclass
+class _Summary:
+    """What is read of a summary."""
+
+    status: str
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+    train: _Train
+    rows: _Rows
+
+
+@dataclass
+class _Environment:
+    """What is read of what a run began with; older runs wrote down less."""
+
+    packages: dict[str, str] = dataclasses.field(default_factory=dict)
+    data_fingerprint: str | None = None
+    data_rows: dict[str, int] = dataclasses.field(default_factory=dict)
+    base_model: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    changes: list[Any] = dataclasses.field(default_factory=list)
 
 
 class RunFolder:
@@ -133,8 +182,8 @@ class RunFolder:
 
     def forget_start(self) -> None:
         """Drop what was measured before training and which rows were bad, of rows or weights that are others now."""
-        for path in (self.metrics, self.samples):
-            _rewrite(path, (line for line in _lines(path) if line["step"]))
+        for path, lines in ((self.metrics, self._measured()), (self.samples, self._sampled())):
+            _rewrite(path, (line for line in lines if line["step"]))
         self.quarantine.unlink(missing_ok=True)
 
     @classmethod
@@ -160,12 +209,20 @@ class RunFolder:
         return Recipe.load(self.recipe)
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary, or an empty one while there is none."""
-        return read_json(self.summary) if self.summary.exists() else {}
+        """The summary, or an empty one while there is none.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        return _read(self.summary, _Summary) if self.summary.exists() else {}
 
     def read_environment(self) -> dict[str, Any]:
-        """What the run began with, or nothing where that was not written down."""
-        return read_json(self.environment) if self.environment.exists() else {}
+        """What the run began with, or nothing where that was not written down.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        return _read(self.environment, _Environment) if self.environment.exists() else {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.summary, finite(summary))
@@ -202,14 +259,17 @@ class RunFolder:
 
     def measured(self, step: int, split: str) -> dict[str, float] | None:
         """The metrics of a split as they were written at a step, or None."""
-        for line in _lines(self.metrics):
+        for line in self._measured():
             if line["step"] == step and line["split"] == split:
                 return {name: value for name, value in line.items() if name not in ("step", "split", "epoch")}
         return None
 
     def validation_lines(self) -> list[dict[str, Any]]:
         """What was measured on validation so far, in order."""
-        return [line for line in _lines(self.metrics) if line["split"] == "validation"]
+        return [line for line in self._measured() if line["split"] == "validation"]
+
+    def _measured(self) -> list[dict[str, Any]]:
+        return _lines(self.metrics, _PLACE, others=(int, float, NoneType))
 
     def add_sample(self, step: int, split: str, sample: Sample) -> None:
         _append(self.samples, {"step": step, "split": split, **finite(dataclasses.asdict(sample))})
@@ -220,10 +280,11 @@ class RunFolder:
 
     def sampled(self, step: int, split: str) -> list[Sample]:
         """The samples of an evaluation as they were written."""
-        lines = [
-            line for line in _lines(self.samples) if (line.pop("step"), line.pop("split")) == (step, split)
-        ]
+        lines = [line for line in self._sampled() if (line.pop("step"), line.pop("split")) == (step, split)]
         return [Sample(**line) for line in lines]
+
+    def _sampled(self) -> list[dict[str, Any]]:
+        return _lines(self.samples, _SAMPLE)
 
     def cut_back(self, step: int, *, validated: bool = False) -> None:
         """Drop what was measured after `step` or after training, which will be again, and lines cut short.
@@ -231,9 +292,12 @@ class RunFolder:
         Args:
             validated: whether training had measured the validation rows at `step`; other lines of them are of later.
         """
-        for path, key in ((self.metrics, "split"), (self.samples, "row_id")):
+        for path, lines, key in (
+            (self.metrics, self._measured(), "split"),
+            (self.samples, self._sampled(), "row_id"),
+        ):
             kept: dict[Any, dict[str, Any]] = {}
-            for place, line in enumerate(_lines(path)):
+            for place, line in enumerate(lines):
                 at, split = line["step"], line["split"]
                 if (
                     at > step
@@ -245,7 +309,7 @@ class RunFolder:
                     (split, at, line[key]) if split == "validation" and at == step else place, line
                 )
             _rewrite(path, kept.values())
-        _rewrite(self.quarantine, _lines(self.quarantine))
+        _rewrite(self.quarantine, _lines(self.quarantine, _BAD_ROW))
 
     def add_bad_row(self, bad: BadRow) -> None:
         _append(self.quarantine, dataclasses.asdict(bad))
@@ -253,7 +317,7 @@ class RunFolder:
     def bad_rows(self) -> list[BadRow]:
         from toolkit.data.rows import BadRow
 
-        return [BadRow(**line) for line in _lines(self.quarantine)]
+        return [BadRow(**line) for line in _lines(self.quarantine, _BAD_ROW)]
 
 
 def expanded(place: str | Path) -> Path:
@@ -288,14 +352,34 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json_text(line) + "\n")
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The complete lines of a file; one cut short by a crash is left out."""
-    if not path.exists():
-        return []
+def _read(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """The mapping that a file holds, which is one of `kind`, with more in it maybe."""
+    content = read_json(path)
+    try:
+        TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{path} is damaged: {place}: {first['msg'][0].lower()}{first['msg'][1:]}",
+            hint="bring it back from a copy, or start another run",
+        ) from error
+    return content
+
+
+def _lines(path: Path, kinds: Mapping[str, Any], others: tuple[type, ...] = ()) -> list[dict[str, Any]]:
+    """The lines of a file that hold a value of its kind by each key; one cut short by a crash is left out.
+
+    Args:
+        others: of which kind further values are, if there may be any.
+    """
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(values, dict) and kinds.keys() <= values.keys():
+            right = (isinstance(value, kinds.get(key, others)) for key, value in values.items())
+            found += [values] if all(right) else []
     return found

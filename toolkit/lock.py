@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -45,15 +46,35 @@ def refuse_at_work(folder: Path, what: str = "run") -> None:
     """Raise `CheckpointError` if a process is at work in a folder."""
     if not ranks.is_first():
         return
+    _refuse_no_file(folder / LOCK)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open() as file:
         if not taken(file):
             raise _at_work(folder, what, file)
 
 
+def opened(path: Path, mode: str) -> IO[str]:
+    """A file to write to, which no link leads to: that may be anyone's.
+
+    Raises:
+        OSError: it is a link, or cannot be written.
+    """
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def _refuse_no_file(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise CheckpointError(
+                f"{path} is a link or a folder: nothing can be locked by it",
+                hint="remove it, or name another folder",
+            )
+
+
 def _taken_or_refused(folder: Path, what: str) -> IO[str]:
     path = folder / LOCK
+    _refuse_no_file(path)
     while True:
-        file = path.open("a+")
+        file = opened(path, "a+")
         if not taken(file):
             with file:
                 raise _at_work(folder, what, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,13 +14,16 @@ from typing import Any
 
 from toolkit.discovery import did_you_mean
 from toolkit.errors import ModelError, RecipeError, ToolkitError
-from toolkit.quantization import keep_unpacked, quantization_arguments
+from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
 from toolkit.recipe import ModelSpec
+from toolkit.structure import show
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-_ADAPTER = "adapter_config.json"
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_WEIGHTS = (".safetensors", *_PICKLES)
 _AGAIN = "copy or download it again"
+_TRUSTED = "where you trust its pickle, set model.use_safetensors: false; no more than weights is read then"
 _log = logging.getLogger(__name__)
 
 
@@ -51,14 +55,16 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         quiet(),
         _explained(f"the model {place} cannot be loaded", "see that its files are whole and of one model"),
     ):
+        refuse_links_out(place)
         facts = json_of(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
+        _check_shares(facts, place)
         cls = _of_several(cls, facts) or _named_class(place, facts, spec)
         _check_architecture(cls, facts, place)
         if spec.from_config:
             return _untrained(cls, place, spec, load)
-        _check_format(place, "model", spec)
+        _check_format(place, spec)
         arguments = {"dtype": _dtype(spec, facts), "revision": spec.revision, **quantization, **load}
         model, info = cls.from_pretrained(
             place,
@@ -68,6 +74,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
             **{"ignore_mismatched_sizes": True, **arguments},
         )
         _check_complete(model, info, facts, place, replaced=load.get("ignore_mismatched_sizes", False))
+        check_packed(model, place)
         keep_unpacked(model)
     return model
 
@@ -84,6 +91,7 @@ def load_processor(spec: ModelSpec | str | Path, cls: Any) -> Any:
     place = _place(spec.name)
     hint = "the files that prepare a model's inputs belong beside its weights"
     with quiet(), _explained(f"no {cls.__name__} can be loaded from {place}{_holds(place)}", hint):
+        refuse_links_out(place)
         _file(place, "config.json", spec.revision)  # says more than `cls` would where the hub does not answer
         base = _base_of(place, spec) if _is_bare_adapter(place) else None
         if base is not None:
@@ -91,7 +99,7 @@ def load_processor(spec: ModelSpec | str | Path, cls: Any) -> Any:
         processor = cls.from_pretrained(
             place, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-        _check_vocabulary(processor, place)
+        _check_tokenizer(processor, place)
     return processor
 
 
@@ -279,17 +287,88 @@ def _check_automatic(cls: Any, facts: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _check_format(place: str, stem: str, spec: ModelSpec) -> None:
-    folder = Path(place)
-    if not folder.is_dir() or any(folder.glob(f"{stem}*.safetensors*")):
+def refuse_links_out(place: str) -> None:
+    """Refuse the folder of a model whose files lie elsewhere: what they say is saved with what is trained from it.
+
+    Weights may be links, for they are large; so is all in a snapshot of the hub's cache, to blobs beside it.
+
+    Raises:
+        ModelError: a file is a link out of the folder, or an index names weights outside it.
+    """
+    folder = Path(place).resolve()
+    if not folder.is_dir():
         return
-    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
+    own = [folder, *_blobs(folder)]
+    for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
+        target = Path(os.path.realpath(path))
+        if path.suffix not in _WEIGHTS and not any(target.is_relative_to(one) for one in own):
+            raise ModelError(
+                f"{Path(place, path.relative_to(folder))} is a link out of the model's folder",
+                hint="put the file itself into the folder",
+            )
+    for path in folder.glob("*.index*.json"):
+        _check_index(json_of(place, path.name, None) or {}, Path(place, path.name))
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """Where the files of a snapshot in the hub's cache lie."""
+    blobs = folder.parent.parent / "blobs"
+    is_snapshot = folder.parent.name == "snapshots" and "--" in folder.parent.parent.name
+    return [blobs] if is_snapshot and blobs.is_dir() and not blobs.is_symlink() else []
+
+
+def _check_index(index: Mapping[str, Any], path: Path) -> None:
+    named = index.get("weight_map")
+    names = list(named.values()) if isinstance(named, Mapping) else [named]
+    for name in names:
+        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(
+                f"{path} names {show(name)} for weights, which is no file of the model's folder", hint=_AGAIN
+            )
+
+
+def _check_shares(facts: Mapping[str, Any], place: str) -> None:
+    """Transformers takes any number for a share that is dropped, and ends when it first trains."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            _check_shares(value, place)
+        is_share = isinstance(value, int | float) and (
+            "dropout" in key or key.endswith(("pdrop", "layerdrop"))
+        )
+        if is_share and not 0 <= value <= 1:
+            raise ModelError(f"{key} in config.json of {place} is {value}, not from 0 to 1", hint=_AGAIN)
+
+
+def _check_format(place: str, spec: ModelSpec) -> None:
+    """Of the hub's models transformers sees to it."""
+    if Path(place).is_dir() and not any(Path(place).glob("model*.safetensors*")):
+        _refuse_format(place, spec)
+
+
+def check_adapter(place: str, spec: ModelSpec) -> None:
+    """Refuse an adapter in a pickle, which PEFT reads where there is nothing else, and one whose files lie elsewhere.
+
+    Raises:
+        ModelError: its weights are not in safetensors, or a file is a link out of its folder.
+    """
+    refuse_links_out(place)
+    if _file(place, _ADAPTER_WEIGHTS, spec.revision) is not None:
+        return
+    if Path(place).is_dir():
+        _refuse_format(place, spec)
+    elif spec.use_safetensors:
+        raise ModelError(f"{place} has no {_ADAPTER_WEIGHTS}", hint=_TRUSTED)
+
+
+def _refuse_format(place: str, spec: ModelSpec) -> None:
+    """Say what is wrong with a folder without weights in safetensors, unless there are pickles, and they will do."""
+    pickles = [path.name for path in sorted(Path(place).iterdir()) if path.suffix in _PICKLES]
     if pickles and not spec.use_safetensors:
         return
     if pickles:
         raise ModelError(
             f"{place} has its weights only in {', '.join(pickles)}, a format that can hold programs",
-            hint="where you trust it, set model.use_safetensors: false; no more than weights is read then",
+            hint=_TRUSTED,
         )
     raise ModelError(
         f"{place} has no weights in safetensors{_holds(place)}",
@@ -321,14 +400,17 @@ def _check_complete(model: Any, info: Mapping[str, Any], facts: Any, place: str,
         )
 
 
-def _check_vocabulary(processor: Any, place: str) -> None:
-    """Without its files a tokenizer is made all the same, with nothing in it."""
+def _check_tokenizer(processor: Any, place: str) -> None:
+    """Without its files a tokenizer is made all the same, with nothing in it; nor is its length looked at."""
     from transformers import PreTrainedTokenizerBase
 
     tokenizer = getattr(processor, "tokenizer", processor)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and not (
-        set(tokenizer.get_vocab()) - _special(tokenizer)
-    ):
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    most = tokenizer.model_max_length
+    if not isinstance(most, int | float) or not most >= 1:
+        raise ModelError(f"model_max_length in tokenizer_config.json of {place} is {most!r:.60}", hint=_AGAIN)
+    if not set(tokenizer.get_vocab()) - _special(tokenizer):
         names = ", ".join(dict.fromkeys(["tokenizer.json", *tokenizer.vocab_files_names.values()]))
         raise ModelError(f"{place} has no tokenizer{_holds(place)}", hint=f"put its files there: {names}")
 
@@ -402,7 +484,7 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
 
     from toolkit.adapters import load_adapter
 
-    _check_format(place, "adapter_model", spec)
+    check_adapter(place, spec)
     model = load_model(base, cls, **load)
     with suppress(LocalEntryNotFoundError):  # offline, where they were not downloaded with the adapter
         _set_generation(model, place, spec.revision)

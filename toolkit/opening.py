@@ -20,8 +20,10 @@ from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
 from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.folder import RunFolder
+from toolkit.models import check_adapter
 from toolkit.plugins import Plugins
 from toolkit.quantization import keep_unpacked
+from toolkit.recipe import ModelSpec
 
 GIVEN_IN_CODE = "(given in code)"
 """What stands in a recipe for an object."""
@@ -122,6 +124,7 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
     if isinstance(model, PeftModel):  # of an adapter that was trained further, whose newer weights come now
         model = model.unload()
     try:
+        check_adapter(str(files.model), ModelSpec(name=str(files.model)))
         return load_adapter(model, files.model).eval(), processor
     except (UserWarning, ValueError, SafetensorError, ModelError) as error:
         raise CheckpointError(

@@ -77,6 +77,17 @@ def quantization_arguments(spec: ModelSpec) -> dict[str, Any]:
         raise RecipeError(f"{_WHERE}: {error}", hint="see transformers.BitsAndBytesConfig") from error
 
 
+def check_packed(model: Any, place: str) -> None:
+    """Raise `ModelError` if the weights of bitsandbytes' layers are not in few bits, whatever config.json says."""
+    for name, module in model.named_modules():
+        is_plain = type(getattr(module, "weight", None)).__name__ == "Parameter"
+        if is_plain and type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+            raise ModelError(
+                f"config.json of {place} says that the weights are quantized, and {name} is not",
+                hint=f"take quantization_config out of it; {_WHERE} quantizes weights as they are loaded",
+            )
+
+
 def keep_unpacked(model: Any) -> None:
     """Have 4-bit weights stay as they were loaded, so that a model that was evaluated can still be trained.
 

@@ -98,7 +98,7 @@ def complete(tokenizer: Any) -> None:
     """Give the tokenizer a padding and a chat template where it has none.
 
     Raises:
-        ModelError: it has no end token.
+        ModelError: it has no end token, or its template is none.
     """
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -110,6 +110,12 @@ def complete(tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         tokenizer.chat_template = plain_template(tokenizer)
+    template = tokenizer.chat_template
+    if not isinstance(template.get("default") if isinstance(template, dict) else template, str):
+        raise ModelError(
+            f"the tokenizer has no chat template that is a text: {template!r:.60}",
+            hint="of several in tokenizer_config.json, name one `default`",
+        )
 
 
 def prefix_of(tokenizer: Any) -> list[int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from toolkit_causal_lm.chat import end_of_turn
+from toolkit_causal_lm.own_settings import chosen_by, only
 from toolkit_causal_lm.settings import CausalLMSettings
 
 
@@ -30,14 +31,20 @@ def generate(
     padding = tokenizer.pad_token_id
     ids = torch.tensor([[padding] * (width - len(one)) + one for one in kept])
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in kept])
-    config = generation_settings(model.generation_config, settings)
-    config.max_new_tokens, config.eos_token_id = new, ends(config, tokenizer)
-    with warnings.catch_warnings():
+    stops = ends(model.generation_config, tokenizer)
+    config = GenerationConfig(
+        **chosen_by(model, settings),
+        max_new_tokens=new,
+        eos_token_id=stops,
+        pad_token_id=padding,
+        use_cache=True,
+    )
+    with only(model, config), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # beside virtual tokens
         written = model.generate(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
         )
-    return [_text(tokenizer, row[width:].tolist(), {*config.eos_token_id}) for row in written]
+    return [_text(tokenizer, row[width:].tolist(), {*stops}) for row in written]
 
 
 def ends(config: Any, tokenizer: Any) -> list[int]:
@@ -46,17 +53,6 @@ def ends(config: Any, tokenizer: Any) -> list[int]:
     given = known if isinstance(known, list) else [known]
     found = dict.fromkeys([*given, tokenizer.eos_token_id, end_of_turn(tokenizer)])
     return [end for end in found if end is not None]
-
-
-def generation_settings(own: Any, settings: CausalLMSettings) -> Any:
-    """The model's own, with what the recipe says of them."""
-    config = copy.deepcopy(own)
-    config.max_length, config.num_beams = None, settings.num_beams
-    config.do_sample, config.temperature = settings.temperature > 0, settings.temperature or None
-    if not config.do_sample:
-        config.top_k = config.top_p = None
-    config.use_cache, config.return_dict_in_generate = True, False
-    return config
 
 
 def _text(tokenizer: Any, ids: list[int], stops: set[int]) -> str:

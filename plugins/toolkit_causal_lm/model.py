@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from toolkit import ModelError, RecipeError, load_model, load_processor
 from toolkit_causal_lm.encode import complete
 from toolkit_causal_lm.generate import ends
+from toolkit_causal_lm.own_settings import check_own
 from toolkit_causal_lm.packing import check_keeps_apart, keeps_apart
 from toolkit_causal_lm.settings import CausalLMSettings
 
@@ -44,9 +45,10 @@ def fit_given(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
 
 
 def fit(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
+    check_own(model)
+    set_length(model, tokenizer, settings)
     check_fit(model, tokenizer)
     complete(tokenizer)
-    set_length(model, tokenizer, settings)
     set_ends(model, tokenizer)
     if settings.packing:
         check_keeps_apart(model)
@@ -54,11 +56,12 @@ def fit(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
 
 
 def check_fit(model: Any, tokenizer: Any) -> None:
-    """Raise `ModelError` if the tokenizer has more tokens than the model."""
+    """Raise `ModelError` if the tokenizer has tokens that the model has not."""
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    highest = max([*tokenizer.get_vocab().values(), *tokenizer("a").input_ids])
+    if highest >= rows:
         raise ModelError(
-            f"the tokenizer is not this model's: it has {len(tokenizer)} tokens, the model {rows}",
+            f"the tokenizer is not this model's: it counts its tokens up to {highest}, the model to {rows - 1}",
             hint="keep the tokenizer's files of the model beside its weights",
         )
 
@@ -67,14 +70,21 @@ def set_length(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
     """Tell the tokenizer how many tokens the model takes.
 
     Raises:
+        ModelError: it is said to take none.
         RecipeError: the settings ask for more.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         tokenizer.model_max_length = positions
-    if settings.max_length is not None and settings.max_length > tokenizer.model_max_length:
+    most = tokenizer.model_max_length
+    if not most >= 1:
+        raise ModelError(
+            f"the model takes {most} tokens, by max_position_embeddings in its config.json",
+            hint="copy or download that file again",
+        )
+    if settings.max_length is not None and settings.max_length > most:
         raise RecipeError(
-            f"causal-lm.max_length: {settings.max_length}, but the model takes {tokenizer.model_max_length} tokens",
+            f"causal-lm.max_length: {settings.max_length}, but the model takes {most} tokens",
             hint="leave it out to take as many as the model can",
         )
 

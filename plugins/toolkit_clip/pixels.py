@@ -14,6 +14,9 @@ from toolkit import ModelError
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels of the image."""
+MOST_SIDE = 2048
+"""Pixels; a long image resized to more on its shorter side would take gigabytes."""
+_MOST = 1e9
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class PixelSpec:
         """That of a `transformers` image processor.
 
         Raises:
-            ModelError: its images have no one size.
+            ModelError: its images have no one size, or it is set to what no image can be made by.
         """
         size, crop = _sizes(processor)
         if crop is None and not isinstance(size, tuple):
@@ -49,10 +52,19 @@ class PixelSpec:
             )
         height, width = crop if crop is not None else cast(tuple[int, int], size)
         unit = processor.rescale_factor if processor.do_rescale else 1.0
+        if not _is_number(unit, above=0):
+            raise _wrong("rescale_factor", unit)
         mean, std = (
             (processor.image_mean, processor.image_std) if processor.do_normalize else ([0] * 3, [1] * 3)
         )
-        return cls(height, width, size, int(processor.resample), _divided(mean, unit), _divided(std, unit))
+        return cls(
+            height,
+            width,
+            size,
+            _resampling(processor.resample),
+            mean=_divided("image_mean", mean, unit),
+            std=_divided("image_std", std, unit, above=0),
+        )
 
     def fitted(self, image: Image.Image) -> Tensor:
         """(3, height, width) uint8: resized and cut as the image processor does it, to the last bit.
@@ -107,11 +119,47 @@ def _sizes(processor: Any) -> tuple[int | tuple[int, int] | None, tuple[int, int
     """To what an image processor resizes, and what it cuts out of the middle."""
     crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     size: Any = processor.size if processor.do_resize else None
-    if size is not None:
-        size = size["shortest_edge"] if "shortest_edge" in dict(size) else (size["height"], size["width"])
-    return size, None if crop is None else (crop["height"], crop["width"])
+    resize: int | tuple[int, int] | None = None
+    if size is not None and "shortest_edge" in dict(size):
+        resize = _side("size", size, "shortest_edge")
+    elif size is not None:
+        resize = (_side("size", size, "height"), _side("size", size, "width"))
+    return resize, None if crop is None else (
+        _side("crop_size", crop, "height"),
+        _side("crop_size", crop, "width"),
+    )
 
 
-def _divided(values: Any, unit: float) -> tuple[float, float, float]:
-    red, green, blue = (float(value) / unit for value in values)
-    return red, green, blue
+def _side(name: str, sizes: Any, key: str) -> int:
+    value = dict(sizes).get(key)
+    if not isinstance(value, int) or not 1 <= value <= MOST_SIDE:
+        raise _wrong(name, value)
+    return value
+
+
+def _is_number(value: Any, above: float) -> bool:
+    return isinstance(value, int | float) and above < value < _MOST
+
+
+def _resampling(value: Any) -> int:
+    try:
+        return int(Image.Resampling(value))
+    except ValueError:
+        raise _wrong("resample", value) from None
+
+
+def _wrong(name: str, value: Any) -> ModelError:
+    return ModelError(
+        f"{name} of the image processor is {value!r:.60}, which no image can be made by",
+        hint="copy or download the model's preprocessor_config.json again",
+    )
+
+
+def _divided(name: str, values: Any, unit: float, above: float = -_MOST) -> tuple[float, float, float]:
+    try:
+        red, green, blue = values
+    except (TypeError, ValueError):
+        raise _wrong(name, values) from None
+    if not all(_is_number(one, above) for one in (red, green, blue)):
+        raise _wrong(name, values)
+    return red / unit, green / unit, blue / unit

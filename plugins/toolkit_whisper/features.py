@@ -11,7 +11,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from toolkit import RecipeError
+from toolkit import ModelError, RecipeError
 
 FLOOR = 1e-10
 STEP_SECONDS, MARGIN_SECONDS = 1.0, 0.5
@@ -83,9 +83,20 @@ FULL, FIT = "full", "fit"
 
 
 def window_of(extractor: Any, asked: str | float | None) -> str | float:
-    """`full`, `fit`, or seconds: what is asked for, or what the model was trained with, as the extractor has it."""
+    """`full`, `fit`, or seconds: what is asked for, or what the model was trained with, as the extractor has it.
+
+    Raises:
+        ModelError: the extractor has what is no window.
+    """
+    if asked is not None:
+        return asked
     remembered: str | float = getattr(extractor, "audio_window", FULL)
-    return remembered if asked is None else asked
+    if remembered in (FULL, FIT) or (isinstance(remembered, int | float) and 1 <= remembered < 1e6):
+        return remembered
+    raise ModelError(
+        f"audio_window in the model's preprocessor_config.json is {remembered!r:.60}",
+        hint="full, fit, or seconds, at least 1; or leave it out",
+    )
 
 
 def _samples(seconds: float, extractor: Any) -> int:

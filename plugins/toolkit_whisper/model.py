@@ -13,6 +13,7 @@ from toolkit import ModelError, load_model, load_processor
 from toolkit_whisper.attention import look_at_sound
 from toolkit_whisper.features import FULL, FeatureSpec, window_of
 from toolkit_whisper.labels import START, language_code, set_prompt
+from toolkit_whisper.own_settings import check_own
 from toolkit_whisper.settings import WhisperSettings
 from toolkit_whisper.transcribe import unwrapped
 from toolkit_whisper.windows import shorten
@@ -69,6 +70,7 @@ def fit_given(model: Any, processor: Any, settings: WhisperSettings) -> None:
 
 def fit(model: Any, processor: Any, settings: WhisperSettings) -> None:
     check_fit(model.config, processor)
+    check_own(unwrapped(model))
     set_prompt(processor.tokenizer, model, settings)
     # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
     unwrapped(model).get_encoder().embed_positions.requires_grad_(False)
@@ -116,8 +118,9 @@ def check_fit(config: Any, processor: Any) -> None:
         f"id of {START}": (tokenizer.convert_tokens_to_ids(START), config.decoder_start_token_id),
     }
     differences = [f"{what}: {its}, not {models}" for what, (its, models) in facts.items() if its != models]
-    if len(tokenizer) > config.vocab_size:
-        differences.append(f"tokens: {len(tokenizer)}, more than {config.vocab_size}")
+    highest = max([*tokenizer.get_vocab().values(), *tokenizer("a").input_ids])
+    if highest >= config.vocab_size:
+        differences.append(f"tokens: up to number {highest}, not {config.vocab_size - 1}")
     if differences:
         raise ModelError(
             "the processor is not this model's: " + "; ".join(differences),

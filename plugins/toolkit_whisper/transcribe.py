@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from toolkit_whisper.attention import without_keys
 from toolkit_whisper.labels import START
+from toolkit_whisper.own_settings import chosen_by, only
 from toolkit_whisper.settings import WhisperSettings
 
 POSITIONS_A_SECOND = 50
@@ -41,18 +42,21 @@ def transcribe(
     states = encoded.last_hidden_state  # (rows, positions, width)
     asked = prompt.shape[1]
     most = settings.max_new_tokens or tokens_for(whisper.config, states.shape[1])
-    with without_keys():
+    config = GenerationConfig(
+        **chosen_by(whisper, settings.num_beams),
+        max_length=min(asked + most, whisper.config.max_target_positions),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=whisper.config.decoder_start_token_id,
+        use_cache=True,
+    )
+    with only(whisper, config), without_keys():
         tokens = GenerationMixin.generate(
             whisper,
             encoder_outputs=encoded,
             attention_mask=states.new_ones(states.shape[:2]),
             decoder_input_ids=prompt.to(states.device),
-            max_length=min(asked + most, whisper.config.max_target_positions),
-            max_new_tokens=None,
-            do_sample=False,
-            num_beams=settings.num_beams,
-            use_cache=True,
-            return_dict_in_generate=False,
+            generation_config=config,
         )
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 

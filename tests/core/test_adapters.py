@@ -434,6 +434,20 @@ def test_nothing_named_and_no_default() -> None:
     assert message == "adapter.target_modules: say which modules of WhisperForConditionalGeneration to adapt"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 10**13},
+        {"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 10**13}},
+        {"kind": "prompt", "num_virtual_tokens": 10**13},
+    ],
+)
+def test_weights_for_which_there_is_no_memory(settings: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="adapter: its weights cannot be made: ") as caught:
+        adapt(llama(), settings)
+    assert "adapter.r, or num_virtual_tokens" in str(caught.value.hint)
+
+
 def test_task_type_that_passes_what_the_model_does_not_read() -> None:
     (message,) = messages(lambda: adapt(whisper(), {"target_modules": ["fc1"], "task_type": "SEQ_2_SEQ_LM"}))
     assert message.endswith("WhisperForConditionalGeneration reads input_features")

@@ -131,6 +131,7 @@ BETTER_UP = {"accuracy": True, "loss": False, "bleu": True}
         ({"bleu": float("nan")}, {"bleu": float("nan")}, False, False),
         ({"bleu": 0.3}, {"bleu": float("nan")}, False, True),
         ({"bleu": 0.3}, {"bleu": float("nan")}, True, True),
+        ({"bleu": 0.3}, {"bleu": float("inf")}, True, True),
     ],
 )
 def test_how_far_a_metric_may_move(
@@ -142,6 +143,18 @@ def test_how_far_a_metric_may_move(
     with pytest.raises(CheckpointError, match=r"merging changes the model: .* merged, .* unmerged") as caught:
         refuse_if_changed(unmerged, merged, BETTER_UP, quantized=quantized)
     assert ("quantized" in str(caught.value.hint)) == quantized
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("loss", "nan", "1"), ("loss", "nan", "nan"), ("loss", "inf", "1"), ("loss", "-inf", "1"),
+        ("loss", "inf", "inf"), ("bleu", "nan", "0.3"), ("bleu", "inf", "0.3"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_compared_with_nothing(name: str, before: str, after: str) -> None:
+    with pytest.raises(CheckpointError, match=f"cannot be compared with the unmerged one, whose {name} is"):
+        refuse_if_changed({name: float(before)}, {name: float(after)}, BETTER_UP, quantized=False)
 
 
 def test_an_adapter_that_drifts_from_its_4_bit_base_is_refused_with_the_way_out(

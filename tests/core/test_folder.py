@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import CheckpointError
+from toolkit.checkpoint import read_json
 from toolkit.data.rows import BadRow
 from toolkit.folder import RunFolder
 from toolkit.metrics import Sample
@@ -89,4 +90,27 @@ def test_artifacts_are_those_that_exist(tmp_path: Path) -> None:
     folder.model.mkdir()
     folder.write_summary({"loss": float("inf")})
     assert folder.artifacts() == {"model": "model"}
-    assert folder.read_summary() == {"loss": None}
+    assert read_json(folder.summary) == {"loss": None}
+
+
+JUNK = [b"[1]", b'"x"', b"null", b"{}", b"[" * 100_000, b"\xff", b'{"step": 0, "sp', b'{"step": "a", "split": "test"}',
+        b'{"step": 1}', b'{"step": 0, "split": ["test"], "row_id": 0, "prediction": "a", "reference": "b"}',
+        b'{"step": 0, "split": "test", "row_id": 0, "prediction": "a", "reference": "b", "more": "c"}',
+        b'{"split": "test", "row_id": "a", "reason": "b"}', b'{"split": "test", "row_id": 1}']  # fmt: skip
+
+
+def test_lines_that_are_others_are_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_metrics(0, "test", {"loss": 2.0, "wer": None})
+    folder.add_sample(0, "test", Sample(3, "a", "b"))
+    folder.add_bad_row(BadRow("train", 3, "broken"))
+    written = [folder.metrics, folder.samples, folder.quarantine]
+    good = [path.read_bytes() for path in written]
+    for path, line in zip(written, good, strict=True):
+        path.write_bytes(b"\n".join([*JUNK, line, *JUNK]))
+    assert folder.measured(0, "test") == {"loss": 2.0, "wer": None}
+    assert folder.validation_lines() == []
+    assert folder.sampled(0, "test") == [Sample(3, "a", "b")]
+    assert folder.bad_rows() == [BadRow("train", 3, "broken")]
+    folder.cut_back(9)
+    assert [path.read_bytes() for path in written] == good

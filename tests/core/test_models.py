@@ -281,6 +281,90 @@ def test_adapter_of_the_hub_that_was_fetched_without_them(hub: Path, adapter: Pa
     assert torch.equal(load_model("org/tiny").eval()(IDS).logits, load_model(adapter).eval()(IDS).logits)
 
 
+def test_pickled_adapter_of_the_hub_is_refused_unless_it_is_asked_for(hub: Path, adapter: Path) -> None:
+    missing = hub.parents[1] / ".no_exist" / hub.name
+    for name in ("config.json", "adapter_model.safetensors"):
+        (missing / name).touch()
+    shutil.rmtree(hub)
+    shutil.copytree(adapter, hub)
+    (missing / "adapter_config.json").unlink()
+    torch.save(load_file(hub / "adapter_model.safetensors"), hub / "adapter_model.bin")
+    (hub / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"org/tiny has no adapter_model\.safetensors") as caught:
+        load_model("org/tiny")
+    assert "model.use_safetensors: false" in str(caught.value.hint)
+    model = load_model("org/tiny", use_safetensors=False)
+    assert torch.equal(model.eval()(IDS).logits, load_model(adapter).eval()(IDS).logits)
+
+
+# ---- files that lie elsewhere --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "tokenizer_config.json", "config.json", "additional_chat_templates"]
+)
+def test_file_of_a_model_is_no_link_out_of_its_folder(
+    name: str, copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder, secret = copy("llama"), tmp_path / "secret"
+    tokenizer().save_pretrained(folder)
+    load_processor(folder, AutoTokenizer)
+    if name == "config.json":
+        (folder / name).rename(secret)
+    elif "." in name:
+        secret.write_text("{}")
+        (folder / name).unlink(missing_ok=True)
+    else:
+        secret.mkdir()
+    (folder / name).symlink_to(secret)
+    for load in (load_model, lambda place: load_processor(place, AutoTokenizer)):
+        with pytest.raises(ModelError, match=f"{name} is a link out of the model's folder"):
+            load(folder)
+
+
+def test_weights_and_files_of_the_folder_may_be_links(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copy("llama")
+    (folder / "model.safetensors").rename(tmp_path / "large")
+    (folder / "model.safetensors").symlink_to(tmp_path / "large")
+    (folder / "config.json").rename(folder / "real.json")
+    (folder / "config.json").symlink_to("real.json")
+    (tmp_path / "name").symlink_to(folder)
+    assert same(load_model(tmp_path / "name"), load_model(folder))
+
+
+def test_a_snapshot_of_the_hubs_cache_is_links(hub: Path, saved: dict[str, Path], tmp_path: Path) -> None:
+    blobs = hub.parents[1] / "blobs"
+    blobs.mkdir()
+    for path in hub.iterdir():
+        path.rename(blobs / path.name)
+        path.symlink_to(Path("../../blobs", path.name))
+    assert same(load_model(hub), load_model(saved["llama"]))
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="is a link out of the model's folder"):
+        load_model(hub)
+
+
+@pytest.mark.parametrize("named", ["../other/model.safetensors", "/etc/hostname", 3, None])
+def test_index_names_weights_of_the_folder(named: Any, copy: Callable[[str], Path]) -> None:
+    folder = copy("llama")
+    names = load_file(folder / "model.safetensors").keys()
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    index = {"metadata": {}, "weight_map": None if named is None else dict.fromkeys(names, named)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors\.index\.json names .* no file of the model's folder"
+    ):
+        load_model(folder)
+
+
+def test_adapter_is_no_link_out_of_its_folder(adapter: Path, tmp_path: Path) -> None:
+    (adapter / "adapter_config.json").rename(tmp_path / "secret")
+    (adapter / "adapter_config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match=r"adapter_config\.json is a link out of the model's folder"):
+        load_model(adapter)
+
+
 def test_adapter_without_its_base(adapter: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text())
     for base, message in (
@@ -299,6 +383,7 @@ def test_adapter_with_missing_weights(adapter: Path) -> None:
     with pytest.raises(ModelError, match="missing adapter keys"):
         load_model(adapter)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    (adapter / "adapter_model_x.safetensors").touch()
     with pytest.raises(ModelError, match=r"has its weights only in adapter_model\.bin"):
         load_model(adapter)
 
@@ -402,6 +487,12 @@ def _cut(folder: Path) -> None:
         (_changed(model_type="lama"), "(model_type 'lama'), not a LlamaForCausalLM ('llama')", None),
         (_changed(num_attention_heads=0), "cannot be loaded: integer modulo by zero", None),
         (_changed(hidden_size="wide"), "cannot be loaded: ", None),
+        (_changed(attention_dropout=5), "attention_dropout in config.json of ", "copy or download it again"),
+        (
+            _changed(text_config={"embd_pdrop": -0.1}),
+            "embd_pdrop in config.json of ",
+            "copy or download it again",
+        ),
     ],
 )
 def test_spoilt_folder(spoil: Any, message: str, hint: str | None, copy: Callable[[str], Path]) -> None:
@@ -412,6 +503,29 @@ def test_spoilt_folder(spoil: Any, message: str, hint: str | None, copy: Callabl
     assert message in caught.value.message
     assert str(folder) in caught.value.message
     assert hint is None or hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_weights_that_are_not_quantized_whatever_is_said(bits: str, copy: Callable[[str], Path]) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = copy("llama")
+    said = {"quant_method": "bitsandbytes", f"load_in_{bits}": True}
+    _changed(quantization_config=said)(folder)
+    with pytest.raises(
+        ModelError, match=r"says that the weights are quantized, and .*q_proj is not"
+    ) as caught:
+        load_model(folder)
+    assert "take quantization_config out" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("length", ["x", 0, float("nan")])
+def test_a_tokenizer_says_how_long_texts_are(length: Any, tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"model_max_length": length}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"model_max_length in tokenizer_config\.json of "):
+        load_processor(tmp_path, AutoTokenizer)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,19 @@ def test_a_second_run_names_the_process_of_the_first(tiny_recipe: Recipe, in_tmp
     assert not (folder / LOCK).exists()
 
 
+@pytest.mark.parametrize("name", [LOCK, ".recipe.yaml.partial"])
+def test_nothing_is_written_through_a_link(name: str, tiny_recipe: Recipe, in_tmp: Path) -> None:
+    Path("first").mkdir()
+    Path("precious").write_text("precious")
+    Path("first", name).symlink_to("../precious")
+    if name == LOCK:
+        with pytest.raises(CheckpointError, match=r"first/\.lock is a link or a folder"):
+            run(tiny_recipe, "first", data=SPLITS)
+    else:
+        run(tiny_recipe, "first", data=SPLITS)
+    assert Path("precious").read_text() == "precious"
+
+
 def test_a_stale_lock_is_no_lock(tiny_recipe: Recipe, in_tmp: Path) -> None:
     """Of a process that was killed, even while a worker that it had forked lives on."""
     Path("first").mkdir()

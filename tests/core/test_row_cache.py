@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from toolkit import DataError, Recipe, RowCache, cache
+from toolkit.cli import main
 
 VALUES = {"values": torch.arange(8, dtype=torch.uint8)}
 
@@ -160,3 +161,16 @@ def test_what_is_removed_by_hand_is_not_counted(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "frozen")
     assert (one.store.count(), one.store.bytes) == (0, 0)
     assert [asked(one), one.store.closed] == [True, True]
+
+
+@pytest.mark.parametrize("stage", ["[]", '"x"', "null", "[" * 100_000, "{", "\0"])
+def test_what_is_damaged_is_listed_and_cleared(stage: str, tmp_path: Path, capsys: Any) -> None:
+    asked(made(tmp_path))
+    [place] = tmp_path.glob("frozen/*")
+    (place / cache.STAGE).write_text(stage)
+    (place / "00").mkdir()
+    (place / "00/loop.safetensors").symlink_to("loop.safetensors")
+    (place / f"in-use-{10**22}").touch()
+    assert main(["cache", "--dir", str(tmp_path)]) == 0
+    assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
+    assert cache.kept(tmp_path) == []

@@ -407,6 +407,22 @@ def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path, capsys: A
     assert "cannot be written (Not a directory); results are computed each time" in capsys.readouterr().err
 
 
+def test_nothing_is_written_through_a_link(stage: Stage, tmp_path: Path) -> None:
+    with attached(stage, tmp_path / "cache") as (one,):
+        expected = stage.module(ROWS).last_hidden_state
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    for written in [*one.store.folder.glob("*/lock"), one.store.folder / cache.STAGE]:
+        written.unlink()
+        written.symlink_to(precious)
+    for path in one.store.folder.glob("*/*.safetensors"):
+        path.unlink()
+        path.with_suffix(f".{os.getpid()}.partial").symlink_to(precious)
+    with attached(stage, tmp_path / "cache"):
+        assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
+    assert precious.read_text() == "precious"
+
+
 def test_a_full_disk_in_the_middle(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

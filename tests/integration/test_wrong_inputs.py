@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
 from toolkit_tasks.whisper_asr import recipe
 
 from tests.conftest import Install
@@ -419,8 +421,33 @@ def without_a_model() -> None:
     shutil.rmtree("run/model")
 
 
+DEEP = "[" * 100_000
+
+
+def changed(name: str, **values: Any) -> Prepare:
+    """A file of the run with other values, without those that are None now."""
+
+    def write() -> None:
+        content = {**json.loads(Path("run", name).read_text()), **values}
+        file(f"run/{name}", json.dumps({key: value for key, value in content.items() if value is not None}))()
+
+    return write
+
+
 def cut_off(path: str) -> Prepare:
     return lambda: Path(path).write_bytes(Path(path).read_bytes()[:1000])
+
+
+def pickled(path: str) -> Prepare:
+    def write() -> None:
+        torch.save(load_file(path), Path(path).with_suffix(".bin"))
+        Path(path).unlink()
+
+    return write
+
+
+def elsewhere(path: str) -> Prepare:
+    return lambda: Path(path).symlink_to(Path(path).rename("secret").absolute())
 
 
 def moved(path: str) -> Prepare:
@@ -472,11 +499,27 @@ RUNS = {
     "a broken recipe": Case("eval run", "run/recipe.yaml, line 1", "write YAML", file("run/recipe.yaml", "a: [")),
     "a broken summary": Case("eval run", "run/summary.json cannot be read", "copy", file("run/summary.json", "{")),
     "a summary of nothing": Case("eval run", "it holds no mapping", "copy", file("run/summary.json", "[]")),
+    "a summary without its end": Case("export run --to x --merge", "after: field required", "copy",
+                                      changed("summary.json", after=None)),
+    "a summary without training": Case(f"run {TASK} --output-dir run", "train: field required", "copy",
+                                       changed("summary.json", status="failed", train=None)),
+    "a summary nested deep": Case("eval run", "summary.json cannot be read", "copy", file("run/summary.json", DEEP)),
+    "an environment nested deep": Case("eval run", "environment.json cannot", "copy",
+                                       file("run/environment.json", DEEP)),
+    "a list for a base model": Case("eval run", "base_model: input should be", "copy",
+                                    changed("environment.json", base_model=[])),
+    "a number for a hash": Case("eval run", "base_model.sha256: input should be", "copy",
+                                changed("environment.json", base_model={"sha256": 3})),
+    "no columns": Case(f"predict run {CLIPS}/train_000.flac", "columns: input should be", "copy",
+                       changed("environment.json", columns=[None])),
     "a broken environment": Case("eval run", "environment.json cannot", "copy", file("run/environment.json", "x")),
     "an adapter cut off": Case("eval run", "damaged or incomplete", "toolkit run", cut_off(ADAPTER)),
     "an adapter that is gone": Case("eval run", "damaged or incomplete", "copy", lambda: Path(ADAPTER).unlink()),
     "a broken adapter's settings": Case("eval run", "damaged or incomplete", "copy",
                                         file("run/model/adapter_config.json", "{")),
+    "a pickle for an adapter": Case("eval run", "damaged or incomplete", "copy", pickled(ADAPTER)),
+    "a model's file elsewhere": Case("export run --to x", "tokenizer_config.json is a link out", "put the file itself",
+                                     elsewhere("run/model/tokenizer_config.json")),
     "a base model that has moved": Case("eval run", "base model is gone", "recipe.yaml", moved(str(MODEL))),
     "data that have moved": Case("eval run", "/gone does not exist", "name a folder", moved(str(SAMPLE / "data"))),
     "no such command": Case("rn", "there is no command 'rn'", "did you mean 'run'?"),

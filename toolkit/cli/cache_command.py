@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     root = cache_folder(options.dir)
-    if options.clear:
-        clear_up(root)
-    found = kept(root)
+    found = _found(root, options.clear)
     removed = [one for one in found if options.clear and not one.in_use]
     for one in removed:
         _remove(one)
@@ -39,6 +37,18 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "removed": list(map(_entry, removed)),
     }
     return document, 0
+
+
+def _found(root: Path, clear: bool) -> list[Kept]:
+    try:
+        if clear:
+            clear_up(root)
+        return kept(root)
+    except OSError as error:
+        raise CheckpointError(
+            f"{root} cannot be read: {error.strerror}",
+            hint="see to its rights, or name another folder with --dir",
+        ) from error
 
 
 def _remove(one: Kept) -> None:

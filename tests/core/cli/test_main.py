@@ -73,6 +73,8 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (["eval", "."], ". is no run: it holds no recipe.yaml", "name the folder"),
         (["predict", "gone", "a.wav"], "gone does not exist", "name the folder"),
         (["predict", "gone"], "the following arguments are required: INPUT", "`toolkit predict --help`"),
+        (["cache", "--dir", "~nobody-here"], "~nobody-here: there is no such user", "write the path in full"),
+        (["cache", "--dir", "x" * 300], f"{'x' * 300} cannot be read: File name too long", "see to its"),
     ],
 )
 def test_wrong_input(

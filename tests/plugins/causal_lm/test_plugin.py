@@ -13,15 +13,22 @@ from typing import Any
 import pytest
 import toolkit_causal_lm
 import torch
+from tokenizers import Tokenizer
 from toolkit_causal_lm.generate import generate
 from toolkit_causal_lm.inspect_ import Inspect, Show
 from toolkit_causal_lm.prepare import Prepare
 from toolkit_causal_lm.settings import CausalLMSettings
-from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPConfig, WhisperConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPConfig,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+)
 
-from tests.plugins.causal_lm.conftest import POSITIONS, nano_llama, nano_tokenizer
+from tests.plugins.causal_lm.conftest import CHATML, POSITIONS, nano_llama, nano_tokenizer
 from tests.plugins.causal_lm.test_loss import ROWS, batch_of
-from toolkit import DataError, ModelError, Recipe, RecipeError
+from toolkit import DataError, ModelError, Recipe, RecipeError, adapt
 
 Saved = Callable[..., str]
 PAIR = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}], "row_id": 0}
@@ -96,6 +103,77 @@ def test_generation_is_transformers_own(tokenizer: Any, llama: Any) -> None:
     assert generate(llama, tokenizer, prompts, drawn) != generate(llama, tokenizer, prompts, drawn)
 
 
+def asked_of(llama: Any, tokenizer: Any, **settings: Any) -> list[str]:
+    torch.manual_seed(0)
+    return generate(
+        llama, tokenizer, [tokenizer("abc").input_ids], CausalLMSettings(max_new_tokens=7, **settings)
+    )
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"penalty_alpha": 0.6, "top_k": 4}, {"dola_layers": "low"}, {"force_words_ids": [[1]]},
+        {"stop_strings": ["a"]}, {"bad_words_ids": [[10**7]]}, {"prompt_lookup_num_tokens": 3},
+        {"is_assistant": True}, {"assistant_early_exit": 1}, {"num_return_sequences": 5}, {"guidance_scale": 3.0},
+        {"cache_implementation": "evil"}, {"min_new_tokens": 10**9}, {"do_sample": True, "temperature": 9.0},
+        {"num_beams": 3, "num_beam_groups": 3}, {"max_time": 0.0},
+    ],
+    ids=lambda own: next(iter(own)),
+)  # fmt: skip
+def test_how_a_model_would_generate_elsewhere_does_not_count(
+    own: dict[str, Any], tokenizer: Any, llama: Any
+) -> None:
+    tokenizer.model_max_length = POSITIONS
+    expected = asked_of(llama, tokenizer)
+    for name, value in own.items():
+        setattr(llama.generation_config, name, value)
+    before = llama.generation_config
+    assert asked_of(llama, tokenizer) == asked_of(adapt(llama, {"r": 2}), tokenizer) == expected
+    assert llama.generation_config is before
+
+
+@pytest.mark.parametrize(
+    ("own", "settings"),
+    [
+        ({"repetition_penalty": 3.0}, {}),
+        ({"suppress_tokens": [*range(60, 260)]}, {}),
+        ({"top_k": 1}, {"temperature": 5.0}),
+        ({"length_penalty": -9.0}, {"num_beams": 3}),
+    ],
+)
+def test_what_a_model_says_of_its_tokens_counts(
+    own: dict[str, Any], settings: Any, tokenizer: Any, llama: Any
+) -> None:
+    tokenizer.model_max_length = POSITIONS
+    for name, value in own.items():
+        setattr(llama.generation_config, name, value)
+    (ours,) = asked_of(llama, tokenizer, **settings)
+    torch.manual_seed(0)
+    prompt = torch.tensor([tokenizer("abc").input_ids])
+    theirs = llama.generate(
+        input_ids=prompt, max_new_tokens=7, do_sample="temperature" in settings, **settings
+    )
+    assert tokenizer.decode(theirs[0, 3:], skip_special_tokens=True).strip() == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("eos_token_id", "abc"), ("eos_token_id", [[1]]), ("eos_token_id", 10**30), ("repetition_penalty", -1.0),
+        ("repetition_penalty", 0), ("repetition_penalty", "x"), ("repetition_penalty", float("nan")), ("top_k", -1),
+        ("top_p", "x"), ("min_p", 2), ("typical_p", 0), ("suppress_tokens", 3), ("no_repeat_ngram_size", 1.5),
+        ("length_penalty", "x"), ("early_stopping", "evil"),
+    ],
+)  # fmt: skip
+def test_own_settings_that_cannot_be_are_refused_at_once(
+    name: str, value: Any, tokenizer: Any, llama: Any
+) -> None:
+    setattr(llama.generation_config, name, value)
+    with pytest.raises(ModelError, match=f"{name} in its generation_config.json is"):
+        toolkit_causal_lm.toolkit_given(recipe(), llama, tokenizer)
+
+
 def test_generation_fits_the_model(tokenizer: Any, llama: Any) -> None:
     tokenizer.model_max_length = POSITIONS
     prompt = [20] * (POSITIONS + 40)
@@ -145,11 +223,44 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, config: Any) -> None
 def test_a_tokenizer_that_does_not_fit_or_end(saved: Saved) -> None:
     tokenizer = nano_tokenizer()
     small = nano_llama(tokenizer, vocab_size=100)
-    with pytest.raises(ModelError, match="it has 261 tokens, the model 100"):
+    with pytest.raises(ModelError, match="it counts its tokens up to 260, the model to 99"):
         toolkit_causal_lm.toolkit_model(recipe(model=saved(small, tokenizer, "small")))()
     endless = nano_tokenizer(eos_token=None)
     with pytest.raises(ModelError, match="the tokenizer has no end token"):
         toolkit_causal_lm.toolkit_model(recipe(model=saved(nano_llama(endless), endless, "endless")))()
+
+
+@pytest.mark.parametrize("where", ["a vocabulary", "what is put before a text"])
+def test_a_tokenizer_whose_tokens_the_model_has_not(where: str, tokenizer: Any, llama: Any) -> None:
+    """Though it has no more of them."""
+    folder = json.loads(tokenizer.backend_tokenizer.to_str())
+    if where == "a vocabulary":
+        folder["model"]["vocab"]["a"] = 10**6
+    else:
+        special = {"<s>": {"id": "<s>", "ids": [10**6], "tokens": ["<s>"]}}
+        first, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+        folder["post_processor"] = {"type": "TemplateProcessing", "single": [first, text], "pair": [text],
+                                    "special_tokens": special}  # fmt: skip
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(folder)), eos_token="</s>")
+    assert len(other) <= len(tokenizer)
+    with pytest.raises(ModelError, match="it counts its tokens up to 1000000, the model to 260"):
+        toolkit_causal_lm.toolkit_given(recipe(), llama, other)
+
+
+@pytest.mark.parametrize("template", [{"a": "x", "b": "y"}, {"default": 3}, 3, [1]])
+def test_a_template_that_is_no_text(template: Any, tokenizer: Any, llama: Any) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match="no chat template that is a text"):
+        toolkit_causal_lm.toolkit_given(recipe(), llama, tokenizer)
+    tokenizer.chat_template = {"default": CHATML, "other": "x"}
+    toolkit_causal_lm.toolkit_given(recipe(), llama, tokenizer)
+
+
+@pytest.mark.parametrize("positions", [0, -5])
+def test_a_model_that_takes_no_text(positions: int, tokenizer: Any, llama: Any) -> None:
+    llama.config.max_position_embeddings = positions
+    with pytest.raises(ModelError, match=f"the model takes {positions} tokens, by max_position"):
+        toolkit_causal_lm.toolkit_given(recipe(), llama, tokenizer)
 
 
 def test_no_more_tokens_than_the_model_takes(saved: Saved) -> None:

@@ -67,3 +67,22 @@ def test_a_crop_is_that_part(picture: Picture) -> None:
 def test_images_of_no_fixed_size_are_refused() -> None:
     with pytest.raises(ModelError, match="makes images of no fixed size"):
         PixelSpec.of(CLIPImageProcessorPil(do_center_crop=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_mean", [0, 0]), ("image_mean", "abc"), ("image_mean", [float("nan")] * 3), ("image_std", None),
+        ("image_std", [0, 0, 0]), ("image_std", [10**30] * 3), ("rescale_factor", 0), ("rescale_factor", "x"),
+        ("resample", "x"), ("resample", 99), ("resample", [1]), ("size", {"shortest_edge": -5}),
+        ("size", {"shortest_edge": "x"}), ("size", {"longest_edge": 64}), ("size", {"shortest_edge": 10**6}),
+        ("crop_size", {"height": "x", "width": 48}), ("crop_size", {"height": 48}), ("crop_size", {"shortest_edge": 4}),
+    ],
+)  # fmt: skip
+def test_a_setting_that_makes_no_image_is_refused(name: str, value: Any) -> None:
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
+    setattr(processor, name, value)
+    with pytest.raises(
+        ModelError, match=f"{name} of the image processor is .*, which no image can be made by"
+    ):
+        PixelSpec.of(processor)

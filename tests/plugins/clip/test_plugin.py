@@ -207,9 +207,13 @@ def test_siglip_asked_of_a_clip_is_refused_as_it_is_loaded(folder: str) -> None:
         toolkit_clip.toolkit_model(recipe(ClipSettings(loss="siglip"), model=folder))()
 
 
-def test_a_processor_of_another_model_is_refused(nano: Any) -> None:
+def test_a_processor_of_another_model_is_refused(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = nano
     check_fit(model.config, processor)
+    with monkeypatch.context() as patch:
+        patch.setattr(processor.tokenizer, "get_vocab", lambda: {"a": 10**6})
+        with pytest.raises(ModelError, match="tokens: up to number 1000000"):
+            check_fit(model.config, processor)
     model.config.text_config.eos_token_id = 2  # as older configurations have it: the last token is meant
     check_fit(model.config, processor)
     model.config.text_config.eos_token_id = 7
@@ -219,4 +223,4 @@ def test_a_processor_of_another_model_is_refused(nano: Any) -> None:
     processor.image_processor = CLIPImageProcessorPil()
     with pytest.raises(ModelError) as caught:
         check_fit(model.config, processor)
-    assert "images: 224 x 224, not 32 x 32; tokens: 514, more than 100" in caught.value.message
+    assert "images: 224 x 224, not 32 x 32; tokens: up to number 513, not 99" in caught.value.message

@@ -223,9 +223,13 @@ def test_given_objects_that_do_not_fit_are_refused(english: Any) -> None:
         toolkit_whisper.toolkit_given(recipe(WhisperSettings("de")), model, processor)
 
 
-def test_a_processor_of_another_model_is_refused(english: Any) -> None:
+def test_a_processor_of_another_model_is_refused(english: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = english
     check_fit(model.config, processor)
+    with monkeypatch.context() as patch:
+        patch.setattr(processor.tokenizer, "get_vocab", lambda: {"a": 10**6})
+        with pytest.raises(ModelError, match="tokens: up to number 1000000"):
+            check_fit(model.config, processor)
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=30)
     model.config.decoder_start_token_id = 7
     model.config.vocab_size = 100
@@ -234,7 +238,7 @@ def test_a_processor_of_another_model_is_refused(english: Any) -> None:
     assert "mel bands: 128, not 80" in caught.value.message
     assert "frames in a window: 3000, not 200" in caught.value.message
     assert "id of <|startoftranscript|>: 257, not 7" in caught.value.message
-    assert "tokens: 265, more than 100" in caught.value.message
+    assert "tokens: up to number 264, not 99" in caught.value.message
 
 
 def test_the_map_of_spellings_is_saved_with_the_processor(english: Any, tmp_path: Path) -> None:

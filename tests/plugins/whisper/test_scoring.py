@@ -13,10 +13,11 @@ from peft import LoraConfig, get_peft_model
 from toolkit_whisper.collate import Collator
 from toolkit_whisper.labels import labels_of, prompt_for, set_prompt
 from toolkit_whisper.loss import summed_cross_entropy
+from toolkit_whisper.model import fit_given
 from toolkit_whisper.scoring import Evaluate
 from toolkit_whisper.settings import WhisperSettings
 
-from toolkit import Batch
+from toolkit import Batch, ModelError
 
 Clip = Callable[..., torch.Tensor]
 SETTINGS = {"english": WhisperSettings(), "multilingual": WhisperSettings("de", "translate")}
@@ -125,6 +126,41 @@ def test_texts_end_where_the_settings_or_the_decoder_do(
     loss, prompt, *steps = lengths
     assert (loss, prompt) == (batch["num_targets"], 2)
     assert steps == [1] * (made - 1)  # with a cache, one position a token
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"penalty_alpha": 0.6, "top_k": 4}, {"dola_layers": "low"}, {"force_words_ids": [[1]]},
+        {"stop_strings": ["a"]}, {"bad_words_ids": [[10**7]]}, {"prompt_lookup_num_tokens": 3},
+        {"is_assistant": True}, {"num_return_sequences": 5}, {"eos_token_id": "abc"}, {"eos_token_id": [[1]]},
+        {"return_dict_in_generate": True}, {"max_time": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_how_a_model_would_generate_elsewhere_does_not_count(
+    own: dict[str, Any], english: Any, clip: Clip
+) -> None:
+    batch = batch_for(english, clip, WhisperSettings())
+    model, processor = english
+    expected = Evaluate(processor, WhisperSettings())(model, batch).predictions
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    assert Evaluate(processor, WhisperSettings())(model, batch).predictions == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition_penalty", 0), ("repetition_penalty", "x"), ("repetition_penalty", 10**30),
+        ("suppress_tokens", 3), ("begin_suppress_tokens", [[1]]), ("no_repeat_ngram_size", -1),
+        ("length_penalty", "x"), ("early_stopping", "evil"),
+    ],
+)  # fmt: skip
+def test_own_settings_that_cannot_be_are_refused_at_once(name: str, value: Any, english: Any) -> None:
+    setattr(english[0].generation_config, name, value)
+    with pytest.raises(ModelError, match=f"{name} in its generation_config.json is"):
+        fit_given(*english, WhisperSettings())
 
 
 def test_a_model_in_half_precision(english: Any, clip: Clip) -> None:

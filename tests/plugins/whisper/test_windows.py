@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.plugins.whisper.conftest import Nano
-from toolkit import DataError, RecipeError
+from toolkit import DataError, ModelError, RecipeError
 
 RATE, WINDOW = 16_000, 2.0
 SECONDS = (0.3, 1.2, 0.45, 2.0)
@@ -191,3 +191,13 @@ def test_a_window_that_cannot_be(english: Nano) -> None:
         set_window(model, processor.feature_extractor, 45)
     (fault,) = faults(WhisperSettings(audio_window=0.2), None)
     assert fault.message == "whisper.audio_window: must be at least 1 s, found 0.2"
+
+
+@pytest.mark.parametrize("remembered", [[1], float("nan"), "evil", -3, 1e-9, 10**30, None])
+def test_a_window_that_is_none_is_not_remembered(remembered: Any, english: Nano) -> None:
+    model, processor = english
+    processor.feature_extractor.audio_window = remembered
+    with pytest.raises(ModelError, match=r"audio_window in the model's preprocessor_config\.json is"):
+        set_window(model, processor.feature_extractor, None)
+    set_window(model, processor.feature_extractor, "fit")
+    assert processor.feature_extractor.audio_window == "fit"
