@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.confined import blobs_beside
 from toolkit.discovery import did_you_mean
 from toolkit.errors import ModelError, RecipeError, ToolkitError
 from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
@@ -298,7 +299,7 @@ def refuse_links_out(place: str) -> None:
     folder = Path(place).resolve()
     if not folder.is_dir():
         return
-    own = [folder, *_blobs(folder)]
+    own = [folder, *blobs_beside(folder)]
     for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
         target = Path(os.path.realpath(path))
         if path.suffix not in _WEIGHTS and not any(target.is_relative_to(one) for one in own):
@@ -308,13 +309,6 @@ def refuse_links_out(place: str) -> None:
             )
     for path in folder.glob("*.index*.json"):
         _check_index(json_of(place, path.name, None) or {}, Path(place, path.name))
-
-
-def _blobs(folder: Path) -> list[Path]:
-    """Where the files of a snapshot in the hub's cache lie."""
-    blobs = folder.parent.parent / "blobs"
-    is_snapshot = folder.parent.name == "snapshots" and "--" in folder.parent.parent.name
-    return [blobs] if is_snapshot and blobs.is_dir() and not blobs.is_symlink() else []
 
 
 def _check_index(index: Mapping[str, Any], path: Path) -> None:

@@ -90,14 +90,14 @@ def reach(spec: DataSpec) -> list[Path]:
     own = _own(spec)
     roots = [Path(spec.root).expanduser()] if spec.root is not None else []
     if _is_local(spec):
-        return [own if own.is_dir() else own.parent, *_blobs(own), *roots]
+        return [own if own.is_dir() else own.parent, *blobs_beside(own), *roots]
     import datasets
     from huggingface_hub import constants
 
     return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE), *roots]
 
 
-def _blobs(own: Path) -> list[Path]:
+def blobs_beside(own: Path) -> list[Path]:
     """Where the files of a snapshot in the hub's cache lie: in the snapshot there are links to them."""
     blobs = [parent.parent / "blobs" for parent in own.parents if parent.name == "snapshots"]
     return [one for one in blobs if "--" in one.parent.name and one.is_dir() and not one.is_symlink()]
