@@ -97,6 +97,9 @@ class ResumableTrainer(transformers.Trainer):
         if self.state.global_step >= self.state.max_steps or self._stopped:  # resumed from the last step
             self.control.should_training_stop = self.nothing_done = True
             return
+        if getattr(loop["train_dataloader"], "_iterator", None) is not None:
+            # Workers that persist are seeded once. Those of a resumed run begin here, which takes a number.
+            torch.empty((), dtype=torch.int64).random_()
         super()._run_epoch(**loop)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, *args: Any, **kwargs: Any) -> Any:
@@ -201,7 +204,7 @@ class ResumableTrainer(transformers.Trainer):
 
     @contextlib.contextmanager
     def _without(self, argument: str, value: Any) -> Iterator[None]:
-        """Keep upstream from rotating or pushing: its rotation knows nothing of complete and damaged checkpoints."""
+        """Keep upstream from what an argument makes it do: its rotation knows nothing of damaged checkpoints."""
         asked = getattr(self.args, argument)
         setattr(self.args, argument, value)
         try:

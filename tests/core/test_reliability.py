@@ -525,6 +525,29 @@ def test_ctrl_c_twice_stops_at_once_though_a_worker_hangs(
     assert not Path("first", LOCK).exists()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_is_answered_once(
+    tiny_recipe: Recipe, in_tmp: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    """As a terminal or `timeout` sends it: the workers leave it to the main process, and end with it."""
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SPLITS["train"]))
+    train = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "num_train_epochs": 10**6}
+    tiny_recipe.override(data=".", train={**train, "save_steps": 2, "save_total_limit": 1}).dump("tiny.yaml")
+    paths = os.pathsep.join([str(tmp_path / "site-packages"), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", "run", "tiny.yaml", "--output-dir", "first"],
+        env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not list(Path().glob("first/checkpoints/checkpoint-*/manifest.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert err.count("stopping after this step") == 1
+    assert "Traceback" not in err
+
+
 def test_sigterm_anywhere_in_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

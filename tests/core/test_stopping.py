@@ -83,6 +83,7 @@ BY_STEPS = {"eval_strategy": "steps", "eval_steps": 7, "save_steps": 7}
         ({"max_steps": 13, "save_strategy": "no"}, "evaluation 13"),
         ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, **BY_STEPS}, "evaluation 7"),
         ({"dataloader_num_workers": 1, "save_steps": 3}, "step 8"),
+        ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True, **BY_EPOCH}, "step 7"),
     ],
 )
 def test_going_on_is_as_never_stopping(recipe: Recipe, train: dict[str, Any], place: str) -> None:
@@ -99,6 +100,16 @@ def test_going_on_is_as_never_stopping(recipe: Recipe, train: dict[str, Any], pl
         whole.summary["before"],
         whole.summary["after"],
     )
+
+
+def test_workers_that_persist_change_nothing(recipe: Recipe) -> None:
+    """What is measured are the rows that are asked for, and dropout goes on as with workers that do not."""
+    recipe = recipe.override(train={**BY_EPOCH, "num_train_epochs": 2})
+    whole = run(recipe, "whole", data=SPLITS)
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    other = run(recipe.override(train=workers), "other", data=SPLITS)
+    assert lines(other.folder) == lines(whole.folder)
+    assert same(weights(other.folder), weights(whole.folder))
 
 
 def test_stopped_between_a_step_and_the_epochs_end(recipe: Recipe) -> None:
