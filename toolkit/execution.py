@@ -260,16 +260,17 @@ class Execution:
             "data_rows": {name: len(rows) for name, rows in self.splits.items()},
             "base_model": base_model(self.recipe.model, self.files.read_environment().get("base_model", {})),
             "columns": names_given(self.splits["train"]),
+            "processes": ranks.count(),
         }
 
     def check_same_start(self, settings: Sequence[str] = (), *, allow_changes: bool = False) -> None:
-        """Refuse to go on with another base model or other rows than the run began with.
+        """Refuse to go on with another base model, other rows or another number of processes than the run began with.
 
         Args:
             settings: of the recipe that were changed, as a person reads it, and may be.
             allow_changes: note what has changed instead.
         Raises:
-            CheckpointError: the model or the data has changed.
+            CheckpointError: the model, the data or the number of processes has changed.
         """
         begun = self.files.read_environment()
         self._changed = list(settings)
@@ -285,9 +286,18 @@ class Execution:
                     hint="bring back the rows as they were, start another run, or insist: --allow-changes",
                 )
             )
+        self._begins_anew = bool(faults)
+        if (there := begun.get("processes", ranks.count())) != ranks.count():
+            launcher = f"torchrun --nproc-per-node {there} -m " if there != 1 else ""
+            faults.append(
+                CheckpointError(
+                    f"the run in {self.files.path} has another number of processes: {there} there, "
+                    f"{ranks.count()} here",
+                    hint=f"{launcher}toolkit resume {self.files.path}, start another run, or insist: --allow-changes",
+                )
+            )
         if faults and not allow_changes:
             raise type(faults[0]).gather(faults)
-        self._begins_anew = bool(faults)
         self._changed += [fault.message for fault in faults]
         if not begun:  # cut off between the recipe and this
             checkpoint.write_json(self.files.environment, self._facts())

@@ -63,6 +63,18 @@ def test_a_second_run_names_the_process_of_the_first(tiny_recipe: Recipe, in_tmp
     assert not (folder / LOCK).exists()
 
 
+def test_a_run_that_has_ended_meanwhile_is_not_replaced(
+    tiny_recipe: Recipe, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the folder and the lock there are seconds, in which torch is imported."""
+    meanwhile = [lambda: run(tiny_recipe, "first", data=SPLITS)]
+    monkeypatch.setattr("toolkit.runs.say", lambda line: meanwhile.pop()() if meanwhile else None)
+    with pytest.raises(CheckpointError, match="first holds another run"):
+        run(tiny_recipe.override(train={"seed": 5}), "first", data=SPLITS)
+    assert load_run("first").recipe.train["seed"] == 3
+    assert not Path("first", LOCK).exists()
+
+
 def test_a_stale_lock_is_no_lock(tiny_recipe: Recipe, in_tmp: Path) -> None:
     """Of a process that was killed, even while a worker that it had forked lives on."""
     Path("first").mkdir()
@@ -170,9 +182,12 @@ def test_the_model_is_on_the_disk_before_the_run_is_finished(
     assert weights_at < summary_at
 
 
-def test_a_first_checkpoint_that_was_cut_off_is_no_damage(tiny_recipe: Recipe, in_tmp: Path) -> None:
+@pytest.mark.parametrize("begun", [ck.begin, Path.mkdir])
+def test_a_first_checkpoint_that_was_cut_off_is_no_damage(
+    tiny_recipe: Recipe, in_tmp: Path, begun: Callable[[Path], None]
+) -> None:
     folder = stopped(tiny_recipe, "first", 0)
-    ck.begin(folder / "checkpoints" / "checkpoint-4")
+    begun(folder / "checkpoints" / "checkpoint-4")
     assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
 
 
@@ -229,6 +244,30 @@ def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: 
     assert [one.split(":")[0] for one in change["changed"]] == [
         "train.learning_rate", "the data is not what the run in first began with",
     ]  # fmt: skip
+
+
+def test_another_number_of_processes_is_refused(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["processes"] == 1
+    ck.write_json(folder / "environment.json", {**environment, "processes": 2})
+    told = "the run in first has another number of processes: 2 there, 1 here"
+    with pytest.raises(CheckpointError, match=told) as error:
+        run(tiny_recipe, "first", data=SPLITS, resume=True)
+    assert "torchrun --nproc-per-node 2 -m toolkit resume first" in str(error.value.hint)
+    run(tiny_recipe, "first", data=SPLITS, resume=True, allow_changes=True)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert (environment["processes"], environment["changes"]) == (1, [{"step": 8, "changed": [told]}])
+    assert [line["step"] for line in lines(folder) if line["split"] == "test"] == [0, 15]
+
+
+def test_log_steps_that_decide_when_is_evaluated_are_not_free(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(train={"eval_strategy": "steps"})
+    stopped(recipe, "first", 8)
+    with pytest.raises(RecipeError, match=r"train\.eval_steps: 2 there, 3 here"):
+        run(recipe.override(train={"logging_steps": 3}), "first", data=SPLITS, resume=True)
+    said = recipe.override(train={"logging_steps": 3, "eval_steps": 2})
+    assert run(said, "first", data=SPLITS, resume=True).summary["status"] == "finished"
 
 
 def test_rows_that_were_mended_count_as_they_are_now(tiny_recipe: Recipe, in_tmp: Path) -> None:
