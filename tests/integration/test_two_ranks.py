@@ -25,7 +25,7 @@ from toolkit.cli import main
 pytestmark = pytest.mark.slow
 
 NO_DROPOUT = ["--set", "adapter.lora_dropout=0"]
-FEW = ["--set", "data.limit=40", "--set", "eval.max_samples=13", "--set", "train.logging_steps=1"]
+FEW = ["--set", "data.limit=40", "--set", "eval.max_samples=13", "--set", "train.logging_steps=2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -64,6 +64,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert here == pytest.approx(there, rel=2e-3, abs=1e-4)
     for key in ("before", "after", "rows"):
         assert summary(one)[key] == pytest.approx(summary(other)[key], rel=2e-3)
+    losses = [summary(folder)["train"]["loss"] for folder in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
 @pytest.mark.parametrize("task", ["whisper-asr", "causal-lm", "clip-contrastive"])
@@ -98,13 +100,15 @@ BY_STEPS = [
     "train.save_strategy=steps",
     "--set",
     "train.eval_strategy=no",
+    "--set",
+    "train.logging_steps=7",
 ]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = started(command("clip-contrastive", folder, 4, STEPS, *BY_STEPS))
+    process = started(command("causal-lm", folder, 4, STEPS, *BY_STEPS))
     _, said = process.communicate()
     assert process.returncode == 0, said
     return folder
@@ -114,7 +118,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path: Path) -> None:
     """Killed, it takes the others with it; asked to stop, all of them save and stop. Either way the run goes on."""
     folder = tmp_path / "run"
-    process = started(command("clip-contrastive", folder, 4, STEPS, *BY_STEPS))
+    process = started(command("causal-lm", folder, 4, STEPS, *BY_STEPS))
     wait_for(folder / "checkpoints" / "checkpoint-4" / "manifest.json", process)
     os.kill(workers_of(process)[-1], number)
     _, said = process.communicate(timeout=120)
@@ -127,6 +131,7 @@ def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path
     ours, theirs = (load_file(one / "model" / "adapter_model.safetensors") for one in (folder, undisturbed))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert lines(folder) == lines(undisturbed)
+    assert summary(folder)["train"]["loss"] == summary(undisturbed)["train"]["loss"]
 
 
 @pytest.mark.parametrize("on_nan_inf", ["stop", "skip"])
