@@ -364,12 +364,22 @@ class Execution:
         """The checkpoint to go on from, with the run's lines cut back to its step."""
         for bad in ranks.first(self._bad_rows_so_far):
             self.quarantine.note(bad)
+        ranks.alike(self.quarantine.judge)
         return ranks.first(self._newest_checkpoint)
 
     def _bad_rows_so_far(self) -> list[BadRow]:
+        """Those that were put aside and cannot be used now either."""
         if self._begins_anew:
             self.files.forget_start()
-        return self.files.bad_rows()
+        found = self.files.bad_rows()
+        still_bad = {
+            split: self.rows[split].still_bad({one.row_id for one in found if one.split == split})
+            for split in {one.split for one in found} & self.rows.keys()
+        }
+        bad = [one for one in found if one.row_id in still_bad.get(one.split, ())]
+        if bad != found:
+            self.files.write_bad_rows(bad)
+        return bad
 
     def _newest_checkpoint(self) -> Path | None:
         checkpoint.bring_back(self.files.checkpoints)

@@ -251,6 +251,13 @@ class RunFolder:
     def add_bad_row(self, bad: BadRow) -> None:
         _append(self.quarantine, dataclasses.asdict(bad))
 
+    def write_bad_rows(self, bad: Sequence[BadRow]) -> None:
+        """These instead of those that were added."""
+        if bad:
+            _rewrite(self.quarantine, map(dataclasses.asdict, bad))
+        else:
+            self.quarantine.unlink(missing_ok=True)
+
     def bad_rows(self) -> list[BadRow]:
         from toolkit.data.rows import BadRow
 
