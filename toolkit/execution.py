@@ -328,22 +328,34 @@ class Execution:
     def fail(self, error: BaseException) -> None:
         """Save what is trained when the run was stopped, and write how it ended."""
         self.progress.stop()
+        try:
+            if isinstance(error, Interrupted):
+                error.folder = str(self.files.path)
+                self._save_what_is_trained()
+        except KeyboardInterrupt as second:
+            error = second
+            raise
+        finally:
+            if isinstance(error, KeyboardInterrupt):
+                say(f"stopped at once; go on with: toolkit resume {self.files.path}")
+            self._write_end(error)
+
+    def _write_end(self, error: BaseException) -> None:
+        """The summary of a run that was stopped or has failed; the first process has it also of what another met."""
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        if isinstance(error, Interrupted):
-            error.folder = str(self.files.path)
-            self._save_what_is_trained()
-        elif isinstance(error, KeyboardInterrupt):
-            say(f"stopped at once; go on with: toolkit resume {self.files.path}")
+        if not ranks.is_first():
+            if not stopped:
+                ranks.tell_end(error)
+            return
         seconds = time.monotonic() - self._started
         summary = self._summary(
             "interrupted" if stopped else "failed", self._known_before() or {}, {}, seconds
         )
-        if not ranks.is_first():
-            return
+        ended = f"{type(error).__name__}: {error}"
+        if not stopped and not isinstance(error, ToolkitError):  # maybe of the other's end
+            ended = ranks.told_end() or ended
         try:
-            self.files.write_summary(
-                {**summary, "error": without_credentials(f"{type(error).__name__}: {error}")}
-            )
+            self.files.write_summary({**summary, "error": without_credentials(ended)})
         except OSError as problem:  # what ended the run is said, whether or not there is room for it
             say(f"{self.files.summary} cannot be written: {problem.strerror}")
 

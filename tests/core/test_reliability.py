@@ -28,6 +28,7 @@ from toolkit import checkpoint as ck
 from toolkit.cli import main
 from toolkit.errors import RunError
 from toolkit.lock import LOCK, locked
+from toolkit.room import told_when_full
 from toolkit.runs import resume
 
 
@@ -476,6 +477,14 @@ def test_a_limit_of_size(
     assert in_a_process(work) == 0, capfd.readouterr().err
     assert not ck.ordered(Path("first/checkpoints"))
     assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
+
+
+def test_another_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    """As of a file that a plugin writes."""
+    for file, named in (("/proc/self/full", "/proc/self/full"), (str(tmp_path / "model"), str(tmp_path))):
+        with pytest.raises(RunError) as caught, told_when_full(tmp_path, tmp_path / "checkpoints"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+        assert caught.value.message.startswith(f"no room is left for {named}: ")
 
 
 # ---- signals before training -----------------------------------------------------------------------------------

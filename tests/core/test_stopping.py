@@ -125,6 +125,20 @@ def test_workers_that_persist_change_nothing(recipe: Recipe) -> None:
     assert same(weights(other.folder), weights(whole.folder))
 
 
+def test_a_second_signal_while_the_last_step_is_saved(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop_at_once(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResumableTrainer, "_write_checkpoint", stop_at_once)
+    Path("stop").write_text("evaluation 7")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe.override(train=BY_STEPS), "stopped", data=SPLITS)
+    assert json.loads(Path("stopped/summary.json").read_text())["status"] == "interrupted"
+    assert "stopped at once; go on with: toolkit resume stopped" in capsys.readouterr().err
+
+
 BEST_BY_EPOCH = {
     "logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100,
     "load_best_model_at_end": True, "metric_for_best_model": "loss",
