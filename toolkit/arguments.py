@@ -32,7 +32,9 @@ from toolkit.structure import show, unknown_key, wrong_value
 # and that its model folder is pushed, not its checkpoints.
 _OURS = {"disable_tqdm": True, "remove_unused_columns": False, "log_level": "error", "push_to_hub": False,
          "resume_from_checkpoint": None}  # fmt: skip
-_NOT_HERE = ("label_smoothing_factor", "bf16_full_eval", "fp16_full_eval")
+_NOT_HERE = {"label_smoothing_factor": 0, "bf16_full_eval": False, "fp16_full_eval": False, "ignore_data_skip": False,
+             "restore_callback_states_from_checkpoint": True}  # fmt: skip
+"""What would not do what it says, or make a resume another run, and the value that is let through."""
 _AT_LEAST_ONE = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -125,8 +127,8 @@ def training_arguments(train: Mapping[str, Any], output_dir: Path, **derived: An
     Raises:
         RecipeError: TrainingArguments refuses a value or a combination of them.
     """
-    for key in _NOT_HERE:
-        if train.get(key):
+    for key, usual in _NOT_HERE.items():
+        if train.get(key) not in (None, usual):
             raise RecipeError(f"train.{key}: not available in a run", hint="leave it out")
     strategy = train.get("train_sampling_strategy", "random")
     if strategy not in _ORDERS:

@@ -73,7 +73,7 @@ def bring_back(parent: Path) -> None:
 
 def was_cut_off(folder: Path) -> bool:
     """Whether a checkpoint was never complete."""
-    return (folder / _BEING_WRITTEN).exists()
+    return (folder / _BEING_WRITTEN).exists() or not any(folder.iterdir())
 
 
 def damage(folder: Path) -> str | None:

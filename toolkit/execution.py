@@ -267,16 +267,17 @@ class Execution:
             "data_rows": {name: len(rows) for name, rows in self.splits.items()},
             "base_model": base_model(self.recipe.model, self.files.read_environment().get("base_model", {})),
             "columns": names_given(self.splits["train"]),
+            "processes": ranks.count(),
         }
 
     def check_same_start(self, settings: Sequence[str] = (), *, allow_changes: bool = False) -> None:
-        """Refuse to go on with another base model or other rows than the run began with.
+        """Refuse to go on with another base model, other rows or another number of processes than the run began with.
 
         Args:
             settings: of the recipe that were changed, as a person reads it, and may be.
             allow_changes: note what has changed instead.
         Raises:
-            CheckpointError: the model or the data has changed.
+            CheckpointError: the model, the data or the number of processes has changed.
         """
         begun = self.files.read_environment()
         self._changed = list(settings)
@@ -292,9 +293,18 @@ class Execution:
                     hint="bring back the rows as they were, start another run, or insist: --allow-changes",
                 )
             )
+        self._begins_anew = bool(faults)
+        if (there := begun.get("processes", ranks.count())) != ranks.count():
+            launcher = f"torchrun --nproc-per-node {there} -m " if there != 1 else ""
+            faults.append(
+                CheckpointError(
+                    f"the run in {self.files.path} has another number of processes: {there} there, "
+                    f"{ranks.count()} here",
+                    hint=f"{launcher}toolkit resume {self.files.path}, start another run, or insist: --allow-changes",
+                )
+            )
         if faults and not allow_changes:
             raise type(faults[0]).gather(faults)
-        self._begins_anew = bool(faults)
         self._changed += [fault.message for fault in faults]
         if not begun:  # cut off between the recipe and this
             checkpoint.write_json(self.files.environment, self._facts())
@@ -325,22 +335,34 @@ class Execution:
     def fail(self, error: BaseException) -> None:
         """Save what is trained when the run was stopped, and write how it ended."""
         self.progress.stop()
+        try:
+            if isinstance(error, Interrupted):
+                error.folder = str(self.files.path)
+                self._save_what_is_trained()
+        except KeyboardInterrupt as second:
+            error = second
+            raise
+        finally:
+            if isinstance(error, KeyboardInterrupt):
+                say(f"stopped at once; go on with: toolkit resume {self.files.path}")
+            self._write_end(error)
+
+    def _write_end(self, error: BaseException) -> None:
+        """The summary of a run that was stopped or has failed; the first process has it also of what another met."""
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        if isinstance(error, Interrupted):
-            error.folder = str(self.files.path)
-            self._save_what_is_trained()
-        elif isinstance(error, KeyboardInterrupt):
-            say(f"stopped at once; go on with: toolkit resume {self.files.path}")
+        if not ranks.is_first():
+            if not stopped:
+                ranks.tell_end(error)
+            return
         seconds = time.monotonic() - self._started
         summary = self._summary(
             "interrupted" if stopped else "failed", self._known_before() or {}, {}, seconds
         )
-        if not ranks.is_first():
-            return
+        ended = f"{type(error).__name__}: {error}"
+        if not stopped and not isinstance(error, ToolkitError):  # maybe of the other's end
+            ended = ranks.told_end() or ended
         try:
-            self.files.write_summary(
-                {**summary, "error": without_credentials(f"{type(error).__name__}: {error}")}
-            )
+            self.files.write_summary({**summary, "error": without_credentials(ended)})
         except OSError as problem:  # what ended the run is said, whether or not there is room for it
             say(f"{self.files.summary} cannot be written: {problem.strerror}")
 
@@ -361,12 +383,22 @@ class Execution:
         """The checkpoint to go on from, with the run's lines cut back to its step."""
         for bad in ranks.first(self._bad_rows_so_far):
             self.quarantine.note(bad)
+        ranks.alike(self.quarantine.judge)
         return ranks.first(self._newest_checkpoint)
 
     def _bad_rows_so_far(self) -> list[BadRow]:
+        """Those that were put aside and cannot be used now either."""
         if self._begins_anew:
             self.files.forget_start()
-        return self.files.bad_rows()
+        found = self.files.bad_rows()
+        still_bad = {
+            split: self.rows[split].still_bad({one.row_id for one in found if one.split == split})
+            for split in {one.split for one in found} & self.rows.keys()
+        }
+        bad = [one for one in found if one.row_id in still_bad.get(one.split, ())]
+        if bad != found:
+            self.files.write_bad_rows(bad)
+        return bad
 
     def _newest_checkpoint(self) -> Path | None:
         checkpoint.bring_back(self.files.checkpoints)

@@ -96,7 +96,8 @@ class RunFolder:
     def refuse_unless_new(self) -> None:
         """Raise `CheckpointError` if there is anything in the folder, or it is none and cannot be made."""
         with self.can_be_written():
-            self._refuse_unless_new()
+            refuse_at_work(self.path)
+            self.refuse_what_is_there()
 
     @contextmanager
     def can_be_written(self) -> Iterator[None]:
@@ -109,8 +110,8 @@ class RunFolder:
                 hint="see to rights and room, or name another folder with --output-dir",
             ) from error
 
-    def _refuse_unless_new(self) -> None:
-        refuse_at_work(self.path)
+    def refuse_what_is_there(self) -> None:
+        """As `refuse_unless_new`, for the one who has the folder's lock."""
         if self.came_to_nothing():
             return
         if self.recipe.exists():
@@ -313,6 +314,13 @@ class RunFolder:
 
     def add_bad_row(self, bad: BadRow) -> None:
         _append(self.quarantine, dataclasses.asdict(bad))
+
+    def write_bad_rows(self, bad: Sequence[BadRow]) -> None:
+        """These instead of those that were added."""
+        if bad:
+            _rewrite(self.quarantine, map(dataclasses.asdict, bad))
+        else:
+            self.quarantine.unlink(missing_ok=True)
 
     def bad_rows(self) -> list[BadRow]:
         from toolkit.data.rows import BadRow

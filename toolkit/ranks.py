@@ -7,6 +7,7 @@ would wait for it else: `first`, `alike` and `highest` are called by all of them
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import pickle
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
+_END = "toolkit/end"
 _heard: list[BaseException] = []
 _joined = False
 
@@ -80,6 +82,27 @@ def highest(*numbers: int) -> list[int]:
 def is_told(error: BaseException) -> bool:
     """Whether the first process reports this error too."""
     return not is_first() and (not _joined or any(error is one for one in _heard))
+
+
+def tell_end(error: BaseException) -> None:
+    """Leave word of what ends this process, as the first one will only see that its connection is closed."""
+    if _joined and not is_told(error):
+        with contextlib.suppress(RuntimeError):  # the first process is gone, and the store with it
+            _store().set(_END, f"{type(error).__name__}: {error}")
+
+
+def told_end() -> str | None:
+    """What has ended another process, if one has left word."""
+    if not _joined or not _store().check([_END]):
+        return None
+    return str(_store().get(_END).decode())
+
+
+def _store() -> Any:
+    """By which the processes have found one another."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
 
 
 def _outcome(do: Callable[[], Answer]) -> tuple[Answer | None, BaseException | None]:

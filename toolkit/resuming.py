@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from transformers.trainer_callback import TrainerCallback
 
-from toolkit import checkpoint
+from toolkit import checkpoint, ranks
 from toolkit.adalora import Ranks, adalora_of
 from toolkit.bad_numbers import BadNumbers
 from toolkit.errors import CheckpointError, ToolkitError
@@ -32,8 +34,6 @@ class ResumableTrainer(transformers.Trainer):
         self._evaluation_due = False
         self._stopped = False
         """By what an evaluation has found, as early stopping does."""
-        self.nothing_done = False
-        """Whether an epoch came and went without a step: training had ended at the checkpoint already."""
         self._saved: tuple[int, int] | None = None
         self._saving_checkpoint = False
         self._loss_before_resume = 0.0
@@ -63,7 +63,7 @@ class ResumableTrainer(transformers.Trainer):
             resume_from_checkpoint = self._newest_checkpoint()
         self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
         self._saved = None
-        self._stopped = self.nothing_done = False
+        self._stopped = False
         self._numbers = BadNumbers(self)
         if self._resumed_from is not None:
             with _taken_up("training state", str(self._resumed_from)):
@@ -87,22 +87,35 @@ class ResumableTrainer(transformers.Trainer):
         places = super()._init_training_state(*args, **kwargs)
         if self.state.best_global_step:  # what is stored is a path of the process that was
             best = Path(self.args.output_dir) / f"{checkpoint.PREFIX}{self.state.best_global_step}"
+            if self.args.load_best_model_at_end and self._is_ours():
+                ranks.first(functools.partial(_refuse_damaged_best, best))
             self.state.best_model_checkpoint = str(best) if best.is_dir() else None
         self.state.compute_steps(
             self.args, self.state.max_steps
         )  # what is stored may have been changed since
         return places
 
+    def _is_ours(self) -> bool:
+        """Whether the checkpoint that is resumed from has a manifest; those of scripts for upstream have none."""
+        return self._resumed_from is not None and (self._resumed_from / checkpoint.MANIFEST).is_file()
+
     def _run_epoch(self, **loop: Any) -> None:
         if self.state.global_step >= self.state.max_steps or self._stopped:  # resumed from the last step
-            self.control.should_training_stop = self.nothing_done = True
+            self.control.should_training_stop = True
             return
+        if getattr(loop["train_dataloader"], "_iterator", None) is not None:
+            # Workers that persist are seeded once. Those of a resumed run begin here, which takes a number.
+            torch.empty((), dtype=torch.int64).random_()
         super()._run_epoch(**loop)
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, *args: Any, **kwargs: Any) -> Any:
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False, **kwargs: Any
+    ) -> Any:
+        if skip_scheduler and self._resumed_from is not None:  # the one on start has been
+            return {}
         self._evaluation_due = True
         signalled, self.control.should_training_stop = self.control.should_training_stop, False
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, *args, **kwargs)
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler, **kwargs)
         self._stopped = self.control.should_training_stop
         self.control.should_training_stop = signalled or self._stopped
         self._evaluation_due = False
@@ -123,7 +136,9 @@ class ResumableTrainer(transformers.Trainer):
         if self._ranks is not None:
             self._ranks.load(path.parent)
         kept = checkpoint.read_json(path)
-        self._tr_loss += kept["since_log"]
+        everybodys = kept["since_log"]
+        alike = len(everybodys) == self.args.world_size
+        self._tr_loss += everybodys[self.args.process_index] if alike else sum(everybodys) / len(everybodys)
         self._globalstep_last_logged = int(kept["logged_step"])
         self._loss_before_resume = kept["before_log"]
         self._reported = kept["reported"]
@@ -184,11 +199,12 @@ class ResumableTrainer(transformers.Trainer):
                 super()._save_checkpoint(model, trial)
         finally:
             self._saving_checkpoint = False
-        self.accelerator.wait_for_everyone()
+        since_log = gather_object([self._loss_since_log()])  # when all have written what is theirs
         if self.args.should_save:
             if self._ranks is not None:
                 self._ranks.save(folder)
-            checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, self._running_loss())
+            running_loss = {"since_log": since_log, **self._running_loss()}
+            checkpoint.write_json(folder / checkpoint.RUNNING_LOSS, running_loss)
             checkpoint.complete(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -196,12 +212,15 @@ class ResumableTrainer(transformers.Trainer):
         push_checkpoint(self, Path(checkpoint_folder))
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        self._tr_loss = self.accelerator.gather(
+            self._tr_loss
+        ).mean()  # upstream adds up what is the first process's
         with self._without("save_total_limit", None):
             return super()._finalize_training(*args, **kwargs)
 
     @contextlib.contextmanager
     def _without(self, argument: str, value: Any) -> Iterator[None]:
-        """Keep upstream from rotating or pushing: its rotation knows nothing of complete and damaged checkpoints."""
+        """Keep upstream from what an argument makes it do: its rotation knows nothing of damaged checkpoints."""
         asked = getattr(self.args, argument)
         setattr(self.args, argument, value)
         try:
@@ -210,9 +229,8 @@ class ResumableTrainer(transformers.Trainer):
             setattr(self.args, argument, asked)
 
     def _running_loss(self) -> dict[str, Any]:
-        """What upstream keeps in memory only: the loss since the last log line, the sum before it, and the like."""
+        """What upstream keeps in memory only, beside each process's loss since the last log line."""
         return {
-            "since_log": self._loss_since_log(),
             "logged_step": self._globalstep_last_logged,
             "before_log": self._loss_before_resume + self._total_loss_scalar,
             "reported": self._reported,
@@ -279,8 +297,11 @@ class ResumableTrainer(transformers.Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not self._load_added_adapter(Path(self.state.best_model_checkpoint)):
-            super()._load_best_model()
+        best = Path(self.state.best_model_checkpoint)
+        ranks.first(functools.partial(_refuse_damaged_best, best))
+        with _taken_up("weights", str(best), _without_best(best)):
+            if not self._load_added_adapter(best):
+                super()._load_best_model()
 
     def _load_added_adapter(self, folder: Path) -> bool:
         """Load the active adapter of a model with `add_adapter`; False for any other model."""
@@ -325,7 +346,7 @@ class ResumableTrainer(transformers.Trainer):
 
 
 class _Resumption(TrainerCallback):
-    """Takes up a checkpoint when training begins, and saves after the evaluation that ends an epoch, not before."""
+    """Takes up a checkpoint when training begins, and saves after an epoch is logged and measured, not before."""
 
     def __init__(self, trainer: ResumableTrainer) -> None:
         self.trainer, self.deferred = trainer, False
@@ -334,20 +355,39 @@ class _Resumption(TrainerCallback):
         self.trainer.take_up()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        by_epoch = "epoch" in (args.eval_strategy, args.logging_strategy)
-        if control.should_save and by_epoch and float(state.epoch).is_integer():
+        if not (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
+            return control
+        if args.logging_strategy == "epoch":  # at once: a checkpoint of this step would lack the line
+            control.should_log = True
+        if args.eval_strategy == "epoch" and control.should_save:
             control.should_save, self.deferred = False, True
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self.trainer.nothing_done and float(state.epoch).is_integer():  # this end has been before
-            control.should_log = control.should_evaluate = control.should_save = False
         control.should_save, self.deferred = control.should_save or self.deferred, False
         return control
 
 
+def _refuse_damaged_best(best: Path) -> None:
+    """Raise `CheckpointError` where the best weights are gone, or are not as they were written."""
+    problem = None
+    if not best.is_dir():
+        problem = "it is not there"
+    elif (best / checkpoint.MANIFEST).exists() or checkpoint.was_cut_off(best):
+        problem = checkpoint.damage(best)
+    if problem is not None:
+        raise CheckpointError(f"the best weights, in {best}, cannot be used: {problem}", _without_best(best))
+
+
+def _without_best(best: Path) -> str:
+    return (
+        f"bring {best} back from a copy, or do without the best weights: "
+        "--allow-changes --set train.load_best_model_at_end=false"
+    )
+
+
 @contextlib.contextmanager
-def _taken_up(what: str, folder: str | None) -> Iterator[None]:
+def _taken_up(what: str, folder: str | None, hint: str | None = None) -> Iterator[None]:
     """Whatever a checkpoint's state does to the one who reads it is a fault of the checkpoint."""
     try:
         yield
@@ -357,7 +397,7 @@ def _taken_up(what: str, folder: str | None) -> Iterator[None]:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"the {what} in {folder} cannot be taken up: {type(error).__name__}: {said}",
-            hint=f"bring the checkpoint back from a copy, or remove {folder} to go on from the one before",
+            hint or f"bring the checkpoint back from a copy, or remove {folder} to go on from the one before",
         ) from error
 
 

@@ -32,6 +32,11 @@ def told_when_full(folder: Path, checkpoints: Path) -> Iterator[None]:
         if not is_full(error):
             raise
         go_on = f"toolkit resume {folder}" if (folder / "recipe.yaml").exists() else "begin the run again"
+        if (elsewhere := _elsewhere(error, folder)) is not None:
+            raise RunError(
+                f"no room is left for {elsewhere}: {_size(_free(elsewhere))} are free there",
+                hint=f"make room there, then: {go_on}",
+            ) from error
         raise RunError(
             f"no room is left for {folder}: {_size(_free(folder))} are free{_needed(checkpoints)}",
             hint=f"make room (train.save_total_limit keeps fewer checkpoints), then: {go_on}",
@@ -40,16 +45,35 @@ def told_when_full(folder: Path, checkpoints: Path) -> Iterator[None]:
 
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or what led to it, is of a disk, a quota or a limit that is full."""
+    return error is not None and any(
+        (isinstance(one, OSError) and one.errno in _FULL) or _IN_TEXT.search(str(one))
+        for one in _led_to(error)
+    )
+
+
+def _led_to(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what led to it, and so on."""
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in _FULL) or _IN_TEXT.search(str(error)):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def _elsewhere(error: BaseException, folder: Path) -> Path | None:
+    """The file that could not be written, as far as that is told, where it lies on another disk than the run."""
+    for one in _led_to(error):
+        if isinstance(one, OSError) and one.errno in _FULL and isinstance(one.filename, str):
+            place = Path(one.filename)
+            return place if _there(place).stat().st_dev != _there(folder).stat().st_dev else None
+    return None
+
+
+def _there(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
 def _free(folder: Path) -> int:
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_there(folder)).free
 
 
 def _needed(checkpoints: Path) -> str:

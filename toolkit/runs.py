@@ -286,6 +286,8 @@ def _carry_out(
     from toolkit.signals import Signals
 
     with _known_where_to_go_on(files), Signals().listening() as signals, files.made_and_locked():
+        if not going_on:  # another run may have begun, and ended, since the folder was looked at
+            ranks.first(files.refuse_what_is_there)
         begun = files.read_environment().get("base_model", {}) if going_on else {}
         splits, loaded = ranks.alike(functools.partial(_opened, plugins, data, objects, begun))
         if not going_on:
@@ -367,7 +369,7 @@ def _changed_settings(files: RunFolder, recipe: Recipe, allow_changes: bool) -> 
     Raises:
         RecipeError: something of it would change what the run computes, and that is not allowed.
     """
-    there, here = (one.without_secrets().as_dict() for one in (files.read_recipe(), recipe))
+    there, here = (_with_eval_steps(one.without_secrets().as_dict()) for one in (files.read_recipe(), recipe))
     different = differences(there, here)
     refused = [line for line in different if not _may_change(line)]
     if refused and not allow_changes:
@@ -376,6 +378,14 @@ def _changed_settings(files: RunFolder, recipe: Recipe, allow_changes: bool) -> 
             hint=f"go on by its own: toolkit resume {files.path}, start another run, or insist: --allow-changes",
         )
     return different
+
+
+def _with_eval_steps(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which it stands how often is evaluated: where nothing is said, as often as is logged."""
+    train = recipe["train"]
+    if train.get("eval_strategy") == "steps" and not train.get("eval_steps"):
+        train = {**train, "eval_steps": train.get("logging_steps", 10)}
+    return {**recipe, "train": train}
 
 
 def _may_change(difference: str) -> bool:

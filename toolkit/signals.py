@@ -87,7 +87,8 @@ class Signals(TrainerCallback):
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self._stopping and not float(state.epoch).is_integer():  # stopped in the midst of it
+        ends = float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        if self._stopping and not ends:  # stopped in the midst of it
             control.should_log = control.should_evaluate = control.should_save = False
         return control
 

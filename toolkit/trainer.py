@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -140,13 +142,19 @@ class Trainer(CompatibleTrainer):
             return sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As upstream, which keeps a loader whose workers persist for any rows that are asked for later."""
+        with self._without("dataloader_persistent_workers", False):
+            return super().get_eval_dataloader(eval_dataset)
+
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as stack:
             if self._streaming:  # an even share of rows for each rank would repeat some
                 stack.callback(setattr, self.accelerator, "even_batches", self.accelerator.even_batches)
                 self.accelerator.even_batches = False
             loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
-        loader.worker_init_fn = partial(_leave_signals_alone, loader.worker_init_fn)
+        makes_workers = getattr(loader, "base_dataloader", loader)  # where accelerate has wrapped it
+        makes_workers.worker_init_fn = partial(_leave_signals_alone, makes_workers.worker_init_fn)
         return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
@@ -369,8 +377,18 @@ def _randomness_kept() -> Iterator[None]:
 
 
 def _leave_signals_alone(start: Callable[[int], None] | None, worker: int) -> None:
-    """In a data worker: a signal to the whole process group is for the main process to answer."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    """In a data worker: a signal to all processes of a run is for the main process to answer, which ends workers."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # which tells who has sent one
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told, daemon=True).start()
     if start is not None:
         start(worker)
+
+
+def _end_when_told() -> None:
+    """Wait for SIGTERM from the main process; without it a worker that hangs would be waited for in the end."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,14 @@ def test_dataloader_num_workers() -> None:
     assert os.getpid() not in processes
 
 
+def test_workers_that_persist_measure_the_rows_that_are_asked_for() -> None:
+    made, _ = trainer(dataloader_num_workers=1, dataloader_persistent_workers=True)
+    of_four = made.evaluate()["eval_loss"]
+    predicted = made.predict(numbered(2))  # type: ignore[arg-type]
+    assert len(predicted.predictions) == 2
+    assert made.evaluate(numbered(2))["eval_loss"] == predicted.metrics["test_loss"] != of_four
+
+
 @pytest.mark.parametrize("pinned", [True, False])
 def test_dataloader_pin_memory(pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch's loader is asked for; `use_cpu` switches it off, as there is nothing to pin for."""
@@ -268,6 +277,20 @@ def test_load_best_model_at_end(greater: bool, best: int) -> None:
     assert made.state.best_model_checkpoint == f"out/checkpoint-{best}"
     kept = transformers.LlamaForCausalLM.from_pretrained(f"out/checkpoint-{best}")
     assert torch.equal(weights(made.model), weights(kept))
+
+
+def test_checkpoints_of_a_script_for_upstream_need_no_best() -> None:
+    """They have no manifest; the folder of the best weights may have stayed elsewhere."""
+    asked = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
+    for steps in (2, 4):
+        accuracy.calls = 0  # type: ignore[attr-defined]
+        made, _ = trainer(**asked, max_steps=steps, metric_for_best_model="accuracy", greater_is_better=True,
+                          given={"compute_metrics": accuracy})  # fmt: skip
+        made.train("out/checkpoint-2" if steps == 4 else None)
+        for ours in (*Path("out").glob("*/manifest.json"), *Path("out").glob("*/running_loss.json")):
+            ours.unlink()
+        shutil.rmtree("out/checkpoint-1", ignore_errors=True)
+    assert made.state.global_step == 4
 
 
 @pytest.mark.parametrize("skipped", [False, True])

@@ -28,6 +28,7 @@ from toolkit import checkpoint as ck
 from toolkit.cli import main
 from toolkit.errors import RunError
 from toolkit.lock import LOCK, locked
+from toolkit.room import told_when_full
 from toolkit.runs import resume
 
 
@@ -74,6 +75,18 @@ def test_nothing_is_written_through_a_link(name: str, tiny_recipe: Recipe, in_tm
     else:
         run(tiny_recipe, "first", data=SPLITS)
     assert Path("precious").read_text() == "precious"
+
+
+def test_a_run_that_has_ended_meanwhile_is_not_replaced(
+    tiny_recipe: Recipe, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the folder and the lock there are seconds, in which torch is imported."""
+    meanwhile = [lambda: run(tiny_recipe, "first", data=SPLITS)]
+    monkeypatch.setattr("toolkit.runs.say", lambda line: meanwhile.pop()() if meanwhile else None)
+    with pytest.raises(CheckpointError, match="first holds another run"):
+        run(tiny_recipe.override(train={"seed": 5}), "first", data=SPLITS)
+    assert load_run("first").recipe.train["seed"] == 3
+    assert not Path("first", LOCK).exists()
 
 
 def test_a_stale_lock_is_no_lock(tiny_recipe: Recipe, in_tmp: Path) -> None:
@@ -183,9 +196,12 @@ def test_the_model_is_on_the_disk_before_the_run_is_finished(
     assert weights_at < summary_at
 
 
-def test_a_first_checkpoint_that_was_cut_off_is_no_damage(tiny_recipe: Recipe, in_tmp: Path) -> None:
+@pytest.mark.parametrize("begun", [ck.begin, Path.mkdir])
+def test_a_first_checkpoint_that_was_cut_off_is_no_damage(
+    tiny_recipe: Recipe, in_tmp: Path, begun: Callable[[Path], None]
+) -> None:
     folder = stopped(tiny_recipe, "first", 0)
-    ck.begin(folder / "checkpoints" / "checkpoint-4")
+    begun(folder / "checkpoints" / "checkpoint-4")
     assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
 
 
@@ -242,6 +258,30 @@ def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: 
     assert [one.split(":")[0] for one in change["changed"]] == [
         "train.learning_rate", "the data is not what the run in first began with",
     ]  # fmt: skip
+
+
+def test_another_number_of_processes_is_refused(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["processes"] == 1
+    ck.write_json(folder / "environment.json", {**environment, "processes": 2})
+    told = "the run in first has another number of processes: 2 there, 1 here"
+    with pytest.raises(CheckpointError, match=told) as error:
+        run(tiny_recipe, "first", data=SPLITS, resume=True)
+    assert "torchrun --nproc-per-node 2 -m toolkit resume first" in str(error.value.hint)
+    run(tiny_recipe, "first", data=SPLITS, resume=True, allow_changes=True)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert (environment["processes"], environment["changes"]) == (1, [{"step": 8, "changed": [told]}])
+    assert [line["step"] for line in lines(folder) if line["split"] == "test"] == [0, 15]
+
+
+def test_log_steps_that_decide_when_is_evaluated_are_not_free(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(train={"eval_strategy": "steps"})
+    stopped(recipe, "first", 8)
+    with pytest.raises(RecipeError, match=r"train\.eval_steps: 2 there, 3 here"):
+        run(recipe.override(train={"logging_steps": 3}), "first", data=SPLITS, resume=True)
+    said = recipe.override(train={"logging_steps": 3, "eval_steps": 2})
+    assert run(said, "first", data=SPLITS, resume=True).summary["status"] == "finished"
 
 
 def test_rows_that_were_mended_count_as_they_are_now(tiny_recipe: Recipe, in_tmp: Path) -> None:
@@ -452,6 +492,14 @@ def test_a_limit_of_size(
     assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["status"] == "finished"
 
 
+def test_another_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    """As of a file that a plugin writes."""
+    for file, named in (("/proc/self/full", "/proc/self/full"), (str(tmp_path / "model"), str(tmp_path))):
+        with pytest.raises(RunError) as caught, told_when_full(tmp_path, tmp_path / "checkpoints"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+        assert caught.value.message.startswith(f"no room is left for {named}: ")
+
+
 # ---- signals before training -----------------------------------------------------------------------------------
 
 SLOW = """
@@ -536,6 +584,29 @@ def test_ctrl_c_twice_stops_at_once_though_a_worker_hangs(
     assert "Traceback" not in err
     assert json.loads(Path("first/summary.json").read_text())["status"] == "interrupted"
     assert not Path("first", LOCK).exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_is_answered_once(
+    tiny_recipe: Recipe, in_tmp: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    """As a terminal or `timeout` sends it: the workers leave it to the main process, and end with it."""
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SPLITS["train"]))
+    train = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "num_train_epochs": 10**6}
+    tiny_recipe.override(data=".", train={**train, "save_steps": 2, "save_total_limit": 1}).dump("tiny.yaml")
+    paths = os.pathsep.join([str(tmp_path / "site-packages"), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", "run", "tiny.yaml", "--output-dir", "first"],
+        env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not list(Path().glob("first/checkpoints/checkpoint-*/manifest.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert err.count("stopping after this step") == 1
+    assert "Traceback" not in err
 
 
 def test_sigterm_anywhere_in_a_command(

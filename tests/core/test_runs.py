@@ -173,6 +173,42 @@ def test_too_many_bad_rows_end_the_run(tiny_recipe: Recipe, in_tmp: Path) -> Non
     assert json.loads(Path("first/summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"on_error": "stop"}, "row 1[39] has no ids"),
+        ({"max_bad_fraction": 0.04}, "2 of 31 rows cannot be used"),
+    ],
+)
+def test_bad_rows_are_not_passed_by_resuming_again(
+    tiny_recipe: Recipe, in_tmp: Path, data: dict[str, Any], expected: str
+) -> None:
+    train = [{"ids": []} if place in (13, 19) else row for place, row in enumerate(SPLITS["train"])]
+    for _ in range(3):
+        with pytest.raises(DataError, match=expected):
+            run(tiny_recipe.override(data=data), "first", data={**SPLITS, "train": train}, resume=True)
+    more = tiny_recipe.override(data={"on_error": "quarantine", "max_bad_fraction": 0.07})
+    result = run(more, "first", data={**SPLITS, "train": train}, resume=True)
+    assert result.summary["rows"]["quarantined"] == 2
+
+
+def test_a_row_that_can_be_used_again_ends_no_resume(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path
+) -> None:
+    from tests.core import tiny
+
+    missing = tiny.PLUGIN.replace(
+        'not row["ids"]', 'row["row_id"] == 13 and not __import__("os").path.exists("13")'
+    )
+    install("toolkit-missing", plugins={"missing": "toolkit_missing"}, modules={"toolkit_missing": missing})
+    recipe = tiny_recipe.override(plugins=["missing"], data={"on_error": "stop"})
+    with pytest.raises(DataError, match="row 13 has no ids"):
+        run(recipe, "first", data=SPLITS)
+    Path("13").touch()
+    assert run(recipe, "first", data=SPLITS, resume=True).summary["rows"]["quarantined"] == 0
+    assert not Path("first/quarantine.jsonl").exists()
+
+
 def test_a_run_that_came_to_nothing_can_be_begun_again(tiny_recipe: Recipe, in_tmp: Path) -> None:
     with pytest.raises(DataError, match="no row of the test split can be used"):
         run(tiny_recipe, "first", data={**SPLITS, "test": [{"ids": []}]})

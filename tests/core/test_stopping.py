@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from tests.conftest import Install
 from tests.core.test_runs import SPLITS, lines, same, weights
 from toolkit import CheckpointError, Recipe, RecipeError, load_run, run
+from toolkit.checkpoint import step_of
 from toolkit.errors import Interrupted
+from toolkit.resuming import ResumableTrainer
 
 STOPPER = """
     import os, signal
@@ -79,10 +82,21 @@ BY_STEPS = {"eval_strategy": "steps", "eval_steps": 7, "save_steps": 7}
         (BY_STEPS, "evaluation 14"),
         ({"save_steps": 5, "eval_strategy": "epoch", "logging_strategy": "epoch"}, "step 10"),
         ({"logging_strategy": "epoch", "save_strategy": "no"}, "step 8"),
+        (
+            {"logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5, "save_steps": 99},
+            "evaluation 10",
+        ),
+        (
+            {"logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5, "save_steps": 99},
+            "evaluation 20",
+        ),
+        ({"eval_on_start": True, **BY_STEPS}, "step 8"),
         ({"max_steps": 13, "eval_strategy": "epoch"}, "step 12"),
+        ({"max_steps": 13, "eval_strategy": "epoch"}, "step 13"),
         ({"max_steps": 13, "save_strategy": "no"}, "evaluation 13"),
         ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, **BY_STEPS}, "evaluation 7"),
         ({"dataloader_num_workers": 1, "save_steps": 3}, "step 8"),
+        ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True, **BY_EPOCH}, "step 7"),
     ],
 )
 def test_going_on_is_as_never_stopping(recipe: Recipe, train: dict[str, Any], place: str) -> None:
@@ -101,16 +115,55 @@ def test_going_on_is_as_never_stopping(recipe: Recipe, train: dict[str, Any], pl
     )
 
 
-def test_stopped_between_a_step_and_the_epochs_end(recipe: Recipe) -> None:
-    """A checkpoint at the last step of an epoch is written after the evaluation that ends it."""
-    recipe = recipe.override(train={"save_steps": 5, "eval_strategy": "epoch"})
+def test_workers_that_persist_change_nothing(recipe: Recipe) -> None:
+    """What is measured are the rows that are asked for, and dropout goes on as with workers that do not."""
+    recipe = recipe.override(train={**BY_EPOCH, "num_train_epochs": 2})
+    whole = run(recipe, "whole", data=SPLITS)
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    other = run(recipe.override(train=workers), "other", data=SPLITS)
+    assert lines(other.folder) == lines(whole.folder)
+    assert same(weights(other.folder), weights(whole.folder))
+
+
+def test_a_second_signal_while_the_last_step_is_saved(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop_at_once(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResumableTrainer, "_write_checkpoint", stop_at_once)
+    Path("stop").write_text("evaluation 7")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe.override(train=BY_STEPS), "stopped", data=SPLITS)
+    assert json.loads(Path("stopped/summary.json").read_text())["status"] == "interrupted"
+    assert "stopped at once; go on with: toolkit resume stopped" in capsys.readouterr().err
+
+
+BEST_BY_EPOCH = {
+    "logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100,
+    "load_best_model_at_end": True, "metric_for_best_model": "loss",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("train", "left"),
+    [
+        ({"save_steps": 5, "eval_strategy": "epoch"}, 10),
+        ({"save_steps": 5, "eval_strategy": "epoch", "max_steps": 13}, 13),
+        (BEST_BY_EPOCH, 10),
+    ],
+)
+def test_stopped_between_a_step_and_the_epochs_end(recipe: Recipe, train: dict[str, Any], left: int) -> None:
+    """A checkpoint at the last step of an epoch is written after what is logged and measured at its end."""
+    recipe = recipe.override(train=train)
     whole = run(recipe, "whole", data=SPLITS)
     shutil.copytree("whole", "stopped")
-    for gone in ("checkpoints/checkpoint-15", "checkpoints/checkpoint-20", "model"):
-        shutil.rmtree(Path("stopped", gone))
+    for gone in (*Path("stopped/checkpoints").glob("checkpoint-*"), Path("stopped/model")):
+        if gone.name == "model" or step_of(gone) > left:
+            shutil.rmtree(gone)
     Path("stopped/summary.json").unlink()
     again = run(recipe, "stopped", data=SPLITS, resume=True)
-    assert again.summary["train"]["resumed_from"] == 10
+    assert again.summary["train"]["resumed_from"] == left
     assert same(weights(whole.folder), weights(again.folder))
     assert lines(again.folder) == lines(whole.folder)
 
@@ -217,6 +270,46 @@ def test_the_best_is_found_again_in_a_folder_that_moved(recipe: Recipe) -> None:
     stopped_at(f"step {whole.summary['train']['steps'] - 1}", recipe, "stopped")
     Path("stopped").rename("moved")
     assert run(recipe, "moved", data=SPLITS, resume=True).summary["after"] == whole.summary["after"]
+
+
+def truncated(best: Path) -> None:
+    with (best / "model.safetensors").open("r+b") as file:
+        file.truncate(100)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [(truncated, "'model.safetensors' is not as it was written"), (shutil.rmtree, "it is not there")],
+)
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_the_best_that_is_damaged_is_not_replaced_in_silence(
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], None],
+    problem: str,
+    at_the_end: bool,
+) -> None:
+    best = {"metric_for_best_model": "loss", "learning_rate": 0.01, "num_train_epochs": 2}
+    recipe = recipe.override(train={**BEST, **best})
+    stopped_at("step 7", recipe, "stopped")
+    end = ResumableTrainer._finalize_training
+
+    def spoilt_end(trainer: ResumableTrainer, *args: Any) -> Any:
+        spoil(Path(trainer.state.best_model_checkpoint))
+        return end(trainer, *args)
+
+    if at_the_end:
+        monkeypatch.setattr(ResumableTrainer, "_finalize_training", spoilt_end)
+    else:
+        spoil(Path("stopped/checkpoints/checkpoint-6"))
+    with pytest.raises(CheckpointError, match=rf"the best weights, in .* cannot be used: {problem}") as error:
+        run(recipe, "stopped", data=SPLITS, resume=True)
+    assert "train.load_best_model_at_end=false" in str(error.value.hint)
+    assert not Path("stopped/model").exists()
+    monkeypatch.setattr(ResumableTrainer, "_finalize_training", end)
+    without = recipe.override(train={"load_best_model_at_end": False})
+    again = run(without, "stopped", data=SPLITS, resume=True, allow_changes=True)
+    assert again.summary["status"] == "finished"
 
 
 def test_what_was_just_saved_survives_the_clearing_up(recipe: Recipe) -> None:

@@ -25,7 +25,7 @@ from toolkit.cli import main
 pytestmark = pytest.mark.slow
 
 NO_DROPOUT = ["--set", "adapter.lora_dropout=0"]
-FEW = ["--set", "data.limit=40", "--set", "eval.max_samples=13", "--set", "train.logging_steps=1"]
+FEW = ["--set", "data.limit=40", "--set", "eval.max_samples=13", "--set", "train.logging_steps=2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -64,6 +64,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert here == pytest.approx(there, rel=2e-3, abs=1e-4)
     for key in ("before", "after", "rows"):
         assert summary(one)[key] == pytest.approx(summary(other)[key], rel=2e-3)
+    losses = [summary(folder)["train"]["loss"] for folder in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
 @pytest.mark.parametrize("task", ["whisper-asr", "causal-lm", "clip-contrastive"])
@@ -98,13 +100,15 @@ BY_STEPS = [
     "train.save_strategy=steps",
     "--set",
     "train.eval_strategy=no",
+    "--set",
+    "train.logging_steps=7",
 ]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = started(command("clip-contrastive", folder, 4, STEPS, *BY_STEPS))
+    process = started(command("causal-lm", folder, 4, STEPS, *BY_STEPS))
     _, said = process.communicate()
     assert process.returncode == 0, said
     return folder
@@ -114,7 +118,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path: Path) -> None:
     """Killed, it takes the others with it; asked to stop, all of them save and stop. Either way the run goes on."""
     folder = tmp_path / "run"
-    process = started(command("clip-contrastive", folder, 4, STEPS, *BY_STEPS))
+    process = started(command("causal-lm", folder, 4, STEPS, *BY_STEPS))
     wait_for(folder / "checkpoints" / "checkpoint-4" / "manifest.json", process)
     os.kill(workers_of(process)[-1], number)
     _, said = process.communicate(timeout=120)
@@ -127,6 +131,58 @@ def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path
     ours, theirs = (load_file(one / "model" / "adapter_model.safetensors") for one in (folder, undisturbed))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert lines(folder) == lines(undisturbed)
+    assert summary(folder)["train"]["loss"] == summary(undisturbed)["train"]["loss"]
+
+
+RAISES = """
+    import os
+    from toolkit import hookimpl
+
+    @hookimpl
+    def toolkit_wrap_loss(recipe):
+        def wrap(loss):
+            def raising(model, batch):
+                if os.environ["RANK"] == "1":
+                    raise ValueError("of the second process")
+                return loss(model, batch)
+            return raising
+        return wrap
+"""
+
+
+def tiny_run(
+    install: Install, monkeypatch: pytest.MonkeyPatch, folder: Path, other: str, **train: Any
+) -> tuple[subprocess.Popen[str], str]:
+    """Two processes with the tiny plugin and the one whose source is `other`, and what they have said."""
+    install("toolkit-tiny", plugins={"tiny": "toolkit_tiny"}, modules={"toolkit_tiny": tiny.PLUGIN})
+    install("toolkit-other", plugins={"other": "toolkit_other"}, modules={"toolkit_other": other})
+    site = folder.parent / "site-packages"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
+    data = folder.parent / "data"
+    data.mkdir()
+    lines_of_data = [json.dumps({"ids": row["ids"]}) for row in tiny.rows(16)]
+    (data / "train.jsonl").write_text("\n".join(lines_of_data))
+    train = {"use_cpu": True, "max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 1,
+             "train_sampling_strategy": "sequential", "save_strategy": "steps", **train}  # fmt: skip
+    recipe = Recipe(
+        name="tiny",
+        plugins=["tiny", "other"],
+        model="tiny",
+        train=train,
+        data={"source": str(data), "validation_fraction": 0.0},
+    )
+    recipe.dump(folder.parent / "tiny.yaml")
+    process = started(["run", str(folder.parent / "tiny.yaml"), "--output-dir", str(folder)])
+    _, said = process.communicate(timeout=120)
+    return process, said
+
+
+def test_what_ends_one_process_stands_in_the_summary(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, said = tiny_run(install, monkeypatch, tmp_path / "run", RAISES)
+    assert process.returncode != 0
+    assert summary(tmp_path / "run")["error"] == "ValueError: of the second process", said
 
 
 @pytest.mark.parametrize("on_nan_inf", ["stop", "skip"])
@@ -134,25 +190,8 @@ def test_bad_numbers_of_one_process(
     on_nan_inf: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second process alone has the row: both end, and the row is named once; or both leave out the same step."""
-    install("toolkit-tiny", plugins={"tiny": "toolkit_tiny"}, modules={"toolkit_tiny": tiny.PLUGIN})
-    source = POISON.replace("VALUE", "nan").replace("3 in", "7 in")
-    install("toolkit-poison", plugins={"poison": "toolkit_poison"}, modules={"toolkit_poison": source})
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site-packages"), *sys.path]))
-    (tmp_path / "data").mkdir()
-    lines_of_data = [json.dumps({"ids": row["ids"]}) for row in tiny.rows(16)]
-    (tmp_path / "data" / "train.jsonl").write_text("\n".join(lines_of_data))
-    train = {"use_cpu": True, "max_steps": 4, "per_device_train_batch_size": 2, "on_nan_inf": on_nan_inf,
-             "train_sampling_strategy": "sequential", "save_steps": 1, "save_strategy": "steps"}  # fmt: skip
-    Recipe(
-        name="tiny",
-        plugins=["tiny", "poison"],
-        model="tiny",
-        train=train,
-        data={"source": str(tmp_path / "data"), "validation_fraction": 0.0},
-    ).dump(tmp_path / "tiny.yaml")
-    folder = tmp_path / "run"
-    process = started(["run", str(tmp_path / "tiny.yaml"), "--output-dir", str(folder)])
-    _, said = process.communicate(timeout=120)
+    folder, poison = tmp_path / "run", POISON.replace("VALUE", "nan").replace("3 in", "7 in")
+    process, said = tiny_run(install, monkeypatch, folder, poison, on_nan_inf=on_nan_inf)
     found = summary(folder)
     if on_nan_inf == "stop":
         assert process.returncode != 0

@@ -262,6 +262,10 @@ RECIPES = {
     "strategy": setting("train.eval_strategy=epochs", "there is no 'epochs'", "did you mean 'epoch'?"),
     "tracker": setting("train.report_to=wandbb", "no tracker named 'wandbb' is installed", "pip install"),
     "smoothing": setting("train.label_smoothing_factor=0.1", "not available in a run", "leave it out"),
+    "rows again": setting("train.ignore_data_skip=true", "not available in a run", "leave it out"),
+    "patience anew": setting(
+        "train.restore_callback_states_from_checkpoint=false", "not available in a run", "leave it out"
+    ),
     "fp16": setting("train.fp16=true", "train.fp16: is for GPUs", "bf16"),
     "best by what": setting("train.metric_for_best_model=werr", "no metric is named", "did you mean 'wer'?"),
     # data

@@ -62,6 +62,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "causal-lm": {"packing": True},
         },
     ),
+    "text: workers that persist, a line an epoch, the best weights": (
+        "causal-lm",
+        {
+            "data": {"limit": 16},
+            "train": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_steps": 2,
+                      "logging_strategy": "epoch", "save_steps": 6, "load_best_model_at_end": True,
+                      "metric_for_best_model": "loss"},
+            "causal-lm": {"packing": False},
+        },
+    ),
     "speech: LoRA on the decoder, the encoder in the cache, checkpoints by epoch": (
         "whisper-asr",
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +75,14 @@ class PreparedRows(Dataset[Fetched]):
         except DataError:
             return 0.0
         return float(expected_number(length, "toolkit_row_length", "a number"))
+
+    def still_bad(self, row_ids: Collection[int]) -> set[int]:
+        """Which of these rows cannot be used now."""
+        return {
+            row_id
+            for place, row_id in enumerate(self.row_ids)
+            if row_id in row_ids and isinstance(self._good_or_bad(place), BadRow)
+        }
 
     def __getitem__(self, key: int | Key) -> Fetched:
         if not isinstance(key, tuple):
@@ -163,6 +171,11 @@ class Quarantine:
         self.found[bad.split, bad.row_id] = bad
         self.counts[bad.split] += 1
         return True
+
+    def judge(self) -> None:
+        """Raise `DataError` where those that were noted would have ended the run as they were added."""
+        for latest in {one.split: one for one in self.found.values()}.values():
+            self._judge(latest)
 
     def count(self, split: str) -> int:
         return self.counts[split]
