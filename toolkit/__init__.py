@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.errors import PluginError as PluginError
     from toolkit.errors import RecipeError as RecipeError
     from toolkit.errors import ToolkitError as ToolkitError
+    from toolkit.generation import generation_settings as generation_settings
     from toolkit.hookspecs import hookimpl as hookimpl
     from toolkit.metrics import EvaluateMetric as EvaluateMetric
     from toolkit.models import load_model as load_model
@@ -45,6 +46,7 @@ _HOME = {
     "PluginError": "toolkit.errors",
     "RecipeError": "toolkit.errors",
     "ToolkitError": "toolkit.errors",
+    "generation_settings": "toolkit.generation",
     "hookimpl": "toolkit.hookspecs",
     "EvaluateMetric": "toolkit.metrics",
     "load_model": "toolkit.models",

@@ -15,6 +15,7 @@ from typing import Any
 from toolkit.data.confined import blobs_beside
 from toolkit.discovery import did_you_mean
 from toolkit.errors import ModelError, RecipeError, ToolkitError
+from toolkit.generation import check_generation
 from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
 from toolkit.recipe import ModelSpec
 from toolkit.structure import show
@@ -438,6 +439,7 @@ def _set_generation(model: Any, place: str, revision: str | None) -> None:
 
     if model.can_generate() and _file(place, "generation_config.json", revision):
         model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
+    check_generation(model)
 
 
 def _is_bare_adapter(place: str) -> bool:

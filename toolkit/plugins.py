@@ -18,6 +18,7 @@ from toolkit import discovery, hookspecs
 from toolkit.answers import expected
 from toolkit.discovery import Installed, bare, did_you_mean, in_one_line
 from toolkit.errors import PluginError, RecipeError, ToolkitError
+from toolkit.generation import check_generation
 from toolkit.metrics import named_metrics
 from toolkit.notices import say
 from toolkit.quantization import quantized_by
@@ -220,6 +221,7 @@ class Plugins:
         return self._one("toolkit_quantize", recipe=self.recipe)  # type: ignore[no-any-return]
 
     def given(self, model: Any, processor: Any) -> None:
+        check_generation(model)
         self._tell("toolkit_given", recipe=self.recipe, model=model, processor=processor)
 
     def adapt(self) -> Callable[[Any], Any] | None:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
+from toolkit import generation_settings
 from toolkit_causal_lm.chat import end_of_turn
-from toolkit_causal_lm.own_settings import chosen_by, only
 from toolkit_causal_lm.settings import CausalLMSettings
 
 
@@ -32,14 +31,17 @@ def generate(
     ids = torch.tensor([[padding] * (width - len(one)) + one for one in kept])
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in kept])
     stops = ends(model.generation_config, tokenizer)
-    config = GenerationConfig(
-        **chosen_by(model, settings),
+    chosen = generation_settings(
+        model,
+        num_beams=settings.num_beams,
+        do_sample=settings.temperature > 0,
+        temperature=settings.temperature or None,
         max_new_tokens=new,
         eos_token_id=stops,
         pad_token_id=padding,
         use_cache=True,
     )
-    with only(model, config), warnings.catch_warnings():
+    with chosen as config, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # beside virtual tokens
         written = model.generate(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config

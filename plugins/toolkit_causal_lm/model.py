@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from toolkit import ModelError, RecipeError, load_model, load_processor
 from toolkit_causal_lm.encode import complete
 from toolkit_causal_lm.generate import ends
-from toolkit_causal_lm.own_settings import check_own
 from toolkit_causal_lm.packing import check_keeps_apart, keeps_apart
 from toolkit_causal_lm.settings import CausalLMSettings
 
@@ -45,7 +44,6 @@ def fit_given(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
 
 
 def fit(model: Any, tokenizer: Any, settings: CausalLMSettings) -> None:
-    check_own(model)
     set_length(model, tokenizer, settings)
     check_fit(model, tokenizer)
     complete(tokenizer)

@@ -13,7 +13,6 @@ from toolkit import ModelError, load_model, load_processor
 from toolkit_whisper.attention import look_at_sound
 from toolkit_whisper.features import FULL, FeatureSpec, window_of
 from toolkit_whisper.labels import START, language_code, set_prompt
-from toolkit_whisper.own_settings import check_own
 from toolkit_whisper.settings import WhisperSettings
 from toolkit_whisper.transcribe import unwrapped
 from toolkit_whisper.windows import shorten
@@ -70,7 +69,6 @@ def fit_given(model: Any, processor: Any, settings: WhisperSettings) -> None:
 
 def fit(model: Any, processor: Any, settings: WhisperSettings) -> None:
     check_fit(model.config, processor)
-    check_own(unwrapped(model))
     set_prompt(processor.tokenizer, model, settings)
     # Sinusoids are constants of Whisper; transformers 5 forgets it as it loads weights.
     unwrapped(model).get_encoder().embed_positions.requires_grad_(False)

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from toolkit import generation_settings
 from toolkit_whisper.attention import without_keys
 from toolkit_whisper.labels import START
-from toolkit_whisper.own_settings import chosen_by, only
 from toolkit_whisper.settings import WhisperSettings
 
 POSITIONS_A_SECOND = 50
@@ -42,15 +42,17 @@ def transcribe(
     states = encoded.last_hidden_state  # (rows, positions, width)
     asked = prompt.shape[1]
     most = settings.max_new_tokens or tokens_for(whisper.config, states.shape[1])
-    config = GenerationConfig(
-        **chosen_by(whisper, settings.num_beams),
+    chosen = generation_settings(
+        whisper,
+        num_beams=settings.num_beams,
+        do_sample=False,
         max_length=min(asked + most, whisper.config.max_target_positions),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=whisper.config.decoder_start_token_id,
         use_cache=True,
     )
-    with only(whisper, config), without_keys():
+    with chosen as config, without_keys():
         tokens = GenerationMixin.generate(
             whisper,
             encoder_outputs=encoded,

@@ -1,15 +1,15 @@
-"""A model's own generation settings: which of them count here, and what they may be."""
+"""How a model generates: as a run asks, and by those of its own settings, in its generation_config.json, that count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import GenerationConfig
+from toolkit.errors import ModelError
 
-from toolkit import ModelError
-from toolkit_causal_lm.settings import CausalLMSettings
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 
 def _is_number(value: Any) -> bool:
@@ -49,10 +49,10 @@ _BEAMS: Kinds = {
 }
 
 
-def check_own(model: Any) -> None:
+def check_generation(model: Any) -> None:
     """Raise `ModelError` if one of the model's own settings that count is what `generate` would end over."""
     for name, suits in {**_ENDS, **_ALWAYS, **_DRAWING, **_BEAMS}.items():
-        value = getattr(model.generation_config, name, None)
+        value = getattr(getattr(model, "generation_config", None), name, None)
         if value is not None and not suits(value):
             raise ModelError(
                 f"the model cannot generate: {name} in its generation_config.json is {value!r:.60}",
@@ -60,26 +60,30 @@ def check_own(model: Any) -> None:
             )
 
 
-def chosen_by(model: Any, settings: CausalLMSettings) -> dict[str, Any]:
-    """How the next token is chosen: as the recipe says, and by the model's own settings where that leaves it open.
-
-    How else `generate` could go about it, such as with a second model or with words that are forced, does not count.
-    """
-    draws = settings.temperature > 0
-    names = [*_ALWAYS, *(_DRAWING if draws else ()), *(_BEAMS if settings.num_beams > 1 else ())]
-    asked = {"num_beams": settings.num_beams, "do_sample": draws, "temperature": settings.temperature or None}
-    return {name: getattr(model.generation_config, name, None) for name in names} | asked
-
-
 @contextmanager
-def only(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Meanwhile the model has no settings but these: `generate` fills in from its own what they leave open."""
+def generation_settings(model: Any, **asked: Any) -> Iterator[GenerationConfig]:
+    """Meanwhile a model generates as asked, and by those of its own settings that count and are not asked otherwise.
+
+    `repetition_penalty`, `no_repeat_ngram_size`, `suppress_tokens` and `begin_suppress_tokens` of its own count; with
+    `do_sample=True` also `top_k`, `top_p`, `min_p` and `typical_p`, with `num_beams` above 1 `length_penalty` and
+    `early_stopping`. How else `generate` could go about it, such as with a second model or with words that are forced,
+    is not for the model's files to say.
+
+        with generation_settings(model, max_new_tokens=20, eos_token_id=2) as config:
+            tokens = model.generate(ids, generation_config=config)
+    """
+    from transformers import GenerationConfig
+
+    beams = asked.get("num_beams", 1) > 1
+    names = [*_ALWAYS, *(_DRAWING if asked.get("do_sample") else ()), *(_BEAMS if beams else ())]
+    own = {name: getattr(model.generation_config, name, None) for name in names}
+    config = GenerationConfig(**{**own, **asked})
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     kept = [(one, one.generation_config) for one in {model, inner} if "generation_config" in vars(one)]
-    for one, _ in kept:
+    for one, _ in kept:  # `generate` fills in from the model's own what a configuration leaves open
         one.generation_config = config
     try:
-        yield
+        yield config
     finally:
-        for one, own in kept:
-            one.generation_config = own
+        for one, had in kept:
+            one.generation_config = had
