@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.confined import blobs_beside
 from toolkit.discovery import did_you_mean
 from toolkit.errors import ModelError, RecipeError, ToolkitError
 from toolkit.generation import check_generation
 from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
+from toolkit.reach import blobs_beside, lies_in
 from toolkit.recipe import ModelSpec
 from toolkit.structure import show
 
@@ -302,8 +301,7 @@ def refuse_links_out(place: str) -> None:
         return
     own = [folder, *blobs_beside(folder)]
     for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
-        target = Path(os.path.realpath(path))
-        if path.suffix not in _WEIGHTS and not any(target.is_relative_to(one) for one in own):
+        if path.suffix not in _WEIGHTS and not lies_in(path, own):
             raise ModelError(
                 f"{Path(place, path.relative_to(folder))} is a link out of the model's folder",
                 hint="put the file itself into the folder",

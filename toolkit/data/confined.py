@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.data.splits import Rows, Source
 from toolkit.errors import DataError
+from toolkit.reach import blobs_beside, lies_in
 from toolkit.recipe import DataSpec
 from toolkit.types import Column, Row
 
@@ -65,12 +66,6 @@ class Confined(Source):
         return str(path)
 
 
-def lies_in(path: Path, folders: Sequence[Path]) -> bool:
-    """Whether the file that a path leads to lies in one of the folders, links followed."""
-    parents = Path(os.path.realpath(path)).parents
-    return any(Path(os.path.realpath(folder)) in parents for folder in folders)
-
-
 def confined(splits: Mapping[str, Rows], columns: Sequence[Column], spec: DataSpec) -> dict[str, Rows]:
     """`splits` of `spec`, whose rows name no file outside the data, of a hub's set outside its caches."""
     named = list(dict.fromkeys(column.name for column in columns if column.names_file))
@@ -95,12 +90,6 @@ def reach(spec: DataSpec) -> list[Path]:
     from huggingface_hub import constants
 
     return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE), *roots]
-
-
-def blobs_beside(own: Path) -> list[Path]:
-    """Where the files of a snapshot in the hub's cache lie: in the snapshot there are links to them."""
-    blobs = [parent.parent / "blobs" for parent in own.parents if parent.name == "snapshots"]
-    return [one for one in blobs if "--" in one.parent.name and one.is_dir() and not one.is_symlink()]
 
 
 def _own(spec: DataSpec) -> Path:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.confined import REACH, lies_in
+from toolkit.data.confined import REACH
 from toolkit.data.files import CsvFile, JsonLines
 from toolkit.data.objects import ArrowRows, named_splits, undecoded
 from toolkit.data.splits import ALIASES, Rows, Source, all_rows
 from toolkit.errors import DataError
+from toolkit.reach import lies_in
 from toolkit.types import Row
 
 TABLES = (".csv", ".jsonl", ".json", ".parquet")
