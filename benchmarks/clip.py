@@ -252,7 +252,8 @@ def parts(setting: Setting, lora: bool) -> Measured:
 def open_clip(setting: Setting, lora: bool) -> Measured:
     """open_clip's accumulation: for each part again the loss of all features, one part's with gradients.
 
-    Captions are read in groups by length here as on the other sides.
+    The gradients of the towers are exact so; that of the scale comes once from each part, so that where it trains the
+    next loss is another. Captions are read in groups by length here as on the other sides.
     """
     import torch
     from open_clip.loss import ClipLoss
