@@ -5,6 +5,7 @@ The same weights, rows, order, steps, optimizer and seed on all sides; all begin
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from functools import partial
@@ -298,6 +299,7 @@ def _in_parts(batch: dict[str, Any]) -> Any:
 
 def _of_size(setting: Setting, count: int) -> Measured:
     """A step of `count` rows; memory is what it adds to the model and the pixels, which are there before."""
+    _give_back_at_once()
     from toolkit_clip.settings import ClipSettings
     from toolkit_clip.step import Step
     from torch.autograd import backward
@@ -311,6 +313,16 @@ def _of_size(setting: Setting, count: int) -> Measured:
     with measuring() as meter:
         loss = step(model, batch, lambda total: backward(total / count))
     return meter.measured({"rows": count}, {"loss": float(loss.total) / count})
+
+
+def _give_back_at_once() -> None:
+    """Have the C library return what is freed to the system, so that the peak is of what is held, not of its gaps."""
+    import ctypes
+
+    trim_threshold, mmap_threshold, most = -1, -3, 1 << 18
+    with contextlib.suppress(AttributeError):  # of another C library
+        for parameter in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(parameter, most)
 
 
 # ---- many pairs ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from toolkit import Batch, Loss
 from toolkit_causal_lm.attention import segments
@@ -135,7 +136,10 @@ def _before(values: Tensor, targets: Tensor) -> Tensor:
 
 def _inner(model: Any) -> Any:
     """transformers' model within all that is wrapped around it."""
-    unwrapped = extract_model_from_parallel(model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if isinstance(inner, PreTrainedModel):
+        return inner
+    unwrapped = extract_model_from_parallel(model)  # which takes a while: it looks for packages each time
     return unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-CELLS = 1 << 22
-"""Of the matrix of scores that are held at once: 16 MB."""
+CELLS = 1 << 20
+"""Of the matrix of scores that are held at once: 4 MB."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def infonce(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor | Non
         slopes += (scores - sums.of_texts).exp_()
         slopes /= 2
         slopes.diagonal(rows.start).sub_(1)
-        for_images[rows] = scale * slopes @ texts
-        for_texts += scale * slopes.T @ images[rows]
+        for_images[rows] = scale * (slopes @ texts)
+        for_texts += scale * (slopes.T @ images[rows])
         for_scale += slopes.mul_(scores).sum()
     return Gradients(total, for_images, for_texts, for_scale, None)
 
@@ -95,8 +95,8 @@ def siglip(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor | None
         total += softplus(wrong).sum()
         slopes = wrong.sigmoid_()
         slopes.diagonal(rows.start).neg_()
-        for_images[rows] = scale * slopes @ texts
-        for_texts += scale * slopes.T @ images[rows]
+        for_images[rows] = scale * (slopes @ texts)
+        for_texts += scale * (slopes.T @ images[rows])
         for_bias += slopes.sum()
         for_scale += slopes.mul_(scores).sum()
     return Gradients(total, for_images, for_texts, for_scale, for_bias)
