@@ -78,7 +78,7 @@ def check(recipe: Recipe, *, with_dry_run: bool = False, report: Report | None =
     """
     report = Report() if report is None else report
     known = len(report.faults)
-    is_resolved, settings_known = False, True
+    is_resolved = False
     with report.collecting():
         recipe, is_resolved = recipe.resolved(), True
     plugins: Plugins | None = None
@@ -90,8 +90,8 @@ def check(recipe: Recipe, *, with_dry_run: bool = False, report: Report | None =
     with report.collecting():
         recipe.validate(own_adapter=plugins is not None and plugins.adapt() is not None)
     report.add(of_plugins.faults)
+    settings_known = not of_plugins.faults
     if plugins is None:  # if only their settings are wrong, the data can be looked at all the same
-        settings_known = False
         with report.collecting():
             plugins = Plugins(recipe.override(**dict.fromkeys(recipe.sections)))
     if plugins is not None and is_resolved:

@@ -39,8 +39,10 @@ def build(kind: type[T], values: Any, where: str) -> tuple[T | None, list[Recipe
         instance = TypeAdapter(kind).validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
         # A union reports each of its branches; the first is the simplest way to be right.
-        first = {problem["loc"][:1]: problem for problem in reversed(error.errors())}
-        return None, faults + [_fault(where, problem) for problem in reversed(first.values())]
+        branches: dict[Any, list[Any]] = {}
+        for problem in error.errors():
+            branches.setdefault(problem["loc"][:1], []).append(problem)
+        return None, faults + [_fault(where, problems) for problems in branches.values()]
     return (None if faults else instance), faults
 
 
@@ -104,10 +106,14 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _fault(where: str, problem: Any) -> RecipeError:
+def _fault(where: str, branches: list[Any]) -> RecipeError:
     # Branches of a union carry the type's name in the place; the settings' own keys are what the user knows.
+    problem, *others = branches
     place = ".".join([where, *(str(part) for part in problem["loc"][:1])])
-    return wrong_value(place, problem, problem["input"])
+    fault = wrong_value(place, problem, problem["input"])
+    if problem["type"] == "literal_error" and any(other["type"] == "float_type" for other in others):
+        return RecipeError(fault.message, f"{fault.hint}, or write a number")
+    return fault
 
 
 def no_mapping(where: str, value: Any) -> RecipeError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,10 @@ from toolkit import DataError
 BLOCK_SAMPLES = 1 << 18
 ENDLESS = 1 << 62
 """About as many samples as libsndfile finds in a stream written without its length, and cannot read."""
+CLAIMED = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)")
+"""What libsndfile notes of a WAV, AIFF or AU whose header promises more bytes than there are."""
+UNKNOWN = (0x7FFFF000, 0x80000000, *range(0xFFFFFF00, 1 << 32))
+"""Lengths that programs write in front of a stream, as its length is not known yet."""
 RATES_HZ = range(1_000, 768_001)
 """What a header may claim. More would make a resampling kernel of many gigabytes."""
 MAX_DENOMINATOR = 1_000
@@ -74,8 +80,8 @@ def opened(source: Any, start: float = 0.0, end: float | None = None) -> Iterato
             where the array is (samples,) or (channels, samples), of floats or of full-range signed integers.
         start, end: of the part, in seconds; up to the end by default. Of a file, nothing else is read.
     Raises:
-        DataError: missing, empty, or not audio, or without that part; as the blocks are read: broken, or with NaN
-            or infinities.
+        DataError: missing, empty, cut off, or not audio, or without that part; as the blocks are read: broken, or with
+            NaN or infinities.
     """
     name = name_of(source)
     if isinstance(source, Mapping) and source.get("array") is not None:
@@ -85,6 +91,8 @@ def opened(source: Any, start: float = 0.0, end: float | None = None) -> Iterato
         _check_rate(name, file.samplerate)
         if file.frames >= ENDLESS:
             raise DataError(f"{name} does not say how long it is", hint="write it to a file, not as a stream")
+        if end is None:
+            _check_whole(name, file)
         part = _part(name, file.frames, file.samplerate, start, end)
         yield Recording(name, file.samplerate, len(part), _blocks(name, file, part))
 
@@ -232,6 +240,18 @@ def _check_rate(name: str, rate: int) -> None:
         raise DataError(
             f"{name} says its sampling rate is {rate} Hz", hint="rates from 1 to 768 kHz can be read"
         )
+
+
+def _check_whole(name: str, file: Any) -> None:
+    """Raise `DataError` if the header promises more sound than there is: the text would be of all of it."""
+    noted = CLAIMED.search(file.extra_info)
+    if noted is None:
+        return
+    claimed, there = map(int, noted.groups())
+    lasts = file.frames / file.samplerate
+    promised = lasts * claimed / there if there else math.inf
+    if claimed not in UNKNOWN and promised > lasts + ROUNDED_SECONDS:
+        raise DataError(f"{name} is cut off: {lasts:.6g} s of {promised:.6g} s are there", hint=_RECORD)
 
 
 # ---- memory -----------------------------------------------------------------------------------------------

@@ -91,10 +91,11 @@ def window_of(extractor: Any, asked: str | float | None) -> str | float:
     if asked is not None:
         return asked
     remembered: str | float = getattr(extractor, "audio_window", FULL)
-    if remembered in (FULL, FIT) or (isinstance(remembered, int | float) and 1 <= remembered < 1e6):
+    is_number = isinstance(remembered, int | float) and not isinstance(remembered, bool)
+    if remembered in (FULL, FIT) or (is_number and 1 <= float(remembered) < 1e6):
         return remembered
     raise ModelError(
-        f"audio_window in the model's preprocessor_config.json is {remembered!r:.60}",
+        f"audio_window among the settings of the model's feature extractor is {remembered!r:.60}",
         hint="full, fit, or seconds, at least 1; or leave it out",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,6 +56,9 @@ def faults(settings: WhisperSettings, adapter: Mapping[str, Any] | None) -> list
     return found
 
 
+LOUDEST_SNR_DB = 100
+MOST_MASKS = 100
+
 _LEAST = {
     "max_new_tokens": 1,
     "num_beams": 1,
@@ -70,17 +74,25 @@ def _out_of_range(settings: WhisperSettings) -> list[RecipeError]:
         for name, bound in _LEAST.items()
         if (value := getattr(settings, name)) is not None and value < bound
     ]
+    found += [
+        _fault(name, f"must be at most {MOST_MASKS}, found {value}", "2 of each are usual")
+        for name in ("time_masks", "frequency_masks")
+        if (value := getattr(settings, name)) > MOST_MASKS
+    ]
     if settings.speed and not 0.01 <= settings.speed <= 0.5:
         what = f"must be 0, or from 0.01 to 0.5, found {settings.speed:g}"
         found.append(_fault("speed", what, "0.1 plays clips at 0.9 to 1.1 times their speed"))
     if isinstance(settings.audio_window, float | int) and not settings.audio_window >= 1:
         what = f"must be at least 1 s, found {settings.audio_window:g}"
         found.append(_fault("audio_window", what, "`fit` is as long as each clip asks for"))
-    if not settings.time_mask_seconds > 0:
-        what = f"must be more than 0, found {settings.time_mask_seconds:g}"
+    if not 0 < settings.time_mask_seconds < math.inf:
+        what = f"must be more than 0, and finite, found {settings.time_mask_seconds:g}"
         found.append(_fault("time_mask_seconds", what, "to mask no time, leave whisper.time_masks out"))
     low, high = settings.noise_snr_db or (0, 0)
-    if low > high:
+    if not all(abs(bound) <= LOUDEST_SNR_DB for bound in (low, high)):
+        what = f"must be from -{LOUDEST_SNR_DB} to {LOUDEST_SNR_DB}, found [{low:g}, {high:g}]"
+        found.append(_fault("noise_snr_db", what, "[10, 30] is from a street to a quiet room"))
+    elif low > high:
         what = f"must be the least, then the most, found [{low:g}, {high:g}]"
         found.append(_fault("noise_snr_db", what, f"write [{high:g}, {low:g}]"))
     return found

@@ -235,7 +235,12 @@ WHISPER: dict[str, Case] = {
         for ending in ("au", "snd", "vox", "gsm", "raw")
     },
     "named raw": Case(content(sound(A_SECOND)), "is not audio", suffix=".raw"),
-    "hours by the header": Case(content(wav_header(claimed=0x7FFFFFFF, data=b"\0\0" * 800)), USED),
+    "half a WAV": Case(content(cut(sound(A_SECOND))), "is cut off: 0.499312 s of 1 s are there"),
+    "half an AU": Case(content(cut(sound(A_SECOND, kind="AU"))), "is cut off"),
+    "half an AIFF": Case(content(cut(sound(A_SECOND, kind="AIFF"))), "is cut off"),
+    "hours by the header": Case(
+        content(wav_header(claimed=0x7FFFFFFF, data=b"\0\0" * 800)), "is cut off: 0.05 s of 67108.9 s"
+    ),
     "0 Hz": Case(content(wav_header(rate=0, claimed=1600, data=b"\0" * 1600)), "is not audio"),
     "4 GHz": Case(content(wav_header(rate=0xFFFFFFF0, claimed=1600, data=b"\0" * 1600)), "is not audio"),
     "no channel": Case(content(wav_header(channels=0, claimed=1600, data=b"\0" * 1600)), "is not audio"),
@@ -243,7 +248,8 @@ WHISPER: dict[str, Case] = {
         content(wav_header(channels=65_535, claimed=1600, data=b"\0" * 1600)), "is not audio"
     ),
     # used
-    "half a WAV": Case(content(cut(sound(A_SECOND))), USED),
+    "a stream's header": Case(content(wav_header(claimed=0xFFFFFFFF, data=b"\0\0" * 800)), USED),
+    "a WAV without its last bytes": Case(content(cut(sound(A_SECOND), 0.95)), USED),
     "half an OGG": Case(content(cut(sound(A_SECOND, kind="OGG"))), "is not audio"),
     "half an MP3": Case(content(cut(sound(A_SECOND, kind="MP3"))), USED),
     "a WAV named au": Case(content(sound(A_SECOND)), USED, suffix=".au"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections import Counter
 from collections.abc import Callable
@@ -167,6 +168,10 @@ def test_nothing_is_asked_for_by_default() -> None:
         ({"speed": -0.1}, "whisper.speed: must be 0, or from 0.01"),
         ({"noise_snr_db": (20, 5)}, "must be the least, then the most, found [20, 5]"),
         ({"time_masks": -1}, "whisper.time_masks: must be at least 0"),
+        ({"noise_snr_db": (float("nan"), 5)}, "must be from -100 to 100, found [nan, 5]"),
+        ({"noise_snr_db": (-math.inf, 5)}, "must be from -100 to 100"),
+        ({"time_mask_seconds": math.inf}, "whisper.time_mask_seconds: must be more than 0, and finite"),
+        ({"time_masks": 10**8}, "whisper.time_masks: must be at most 100"),
         ({"time_mask_seconds": 0.0}, "whisper.time_mask_seconds: must be more than 0"),
         ({"frequency_mask_bands": 0}, "whisper.frequency_mask_bands: must be at least 1"),
     ],

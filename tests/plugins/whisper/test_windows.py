@@ -21,7 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.plugins.whisper.conftest import Nano
-from toolkit import DataError, ModelError, RecipeError
+from toolkit import DataError, ModelError, Recipe, RecipeError
+from toolkit.plugins import Plugins
 
 RATE, WINDOW = 16_000, 2.0
 SECONDS = (0.3, 1.2, 0.45, 2.0)
@@ -191,13 +192,20 @@ def test_a_window_that_cannot_be(english: Nano) -> None:
         set_window(model, processor.feature_extractor, 45)
     (fault,) = faults(WhisperSettings(audio_window=0.2), None)
     assert fault.message == "whisper.audio_window: must be at least 1 s, found 0.2"
+    (fault,) = faults(WhisperSettings(audio_window=float("nan")), None)
+    assert fault.message == "whisper.audio_window: must be at least 1 s, found nan"
+    with pytest.raises(RecipeError, match="input should be 'full' or 'fit', found") as caught:
+        Plugins(Recipe(name="r", plugins=["whisper"], whisper={"audio_window": "10s"}))
+    assert caught.value.hint == "choose one of them, or write a number"
 
 
-@pytest.mark.parametrize("remembered", [[1], float("nan"), "evil", -3, 1e-9, 10**30, None])
+@pytest.mark.parametrize("remembered", [[1], float("nan"), "evil", True, -3, 1e-9, 10**30, None])
 def test_a_window_that_is_none_is_not_remembered(remembered: Any, english: Nano) -> None:
     model, processor = english
     processor.feature_extractor.audio_window = remembered
-    with pytest.raises(ModelError, match=r"audio_window in the model's preprocessor_config\.json is"):
+    with pytest.raises(
+        ModelError, match=r"audio_window among the settings of the model's feature extractor is"
+    ):
         set_window(model, processor.feature_extractor, None)
     set_window(model, processor.feature_extractor, "fit")
     assert processor.feature_extractor.audio_window == "fit"
