@@ -139,7 +139,8 @@ class FrozenStage:
 
     def _know(self) -> None:
         """Take the stage as it is now for what the store is of."""
-        self.state = _state(self.stage.module)
+        self.looks = _looks(self.stage.module)
+        self.state = _state(self.stage.module, self.looks)
         self.store = StageStore(self.root, stage_key(self.stage), _facts(self.stage), self.most_bytes)
         self.checked = not self.store.folder.is_dir()  # nothing is there to look at
 
@@ -174,7 +175,7 @@ class FrozenStage:
         if any(one.requires_grad for one in self.stage.module.parameters()):
             say_once(f"cache: the {self.stage.name} trains now, and is computed each time")
             return False
-        if _state(self.stage.module) != self.state:
+        if _state(self.stage.module, self.looks) != self.state:
             self.store.close()
             self._know()
             self.store.open()
@@ -354,11 +355,33 @@ def _adapters(module: nn.Module) -> list[Any]:
     ]
 
 
-def _state(module: nn.Module) -> tuple[Any, ...]:
-    """Tells whether weights have changed since, without a look at them."""
+def _state(module: nn.Module, looks: list[list[list[Tensor]]]) -> tuple[Any, ...]:
+    """Tells whether weights have changed since: what is changed through `.data` keeps its version."""
     tensors = [*module.parameters(), *module.buffers()]
     versions = [0 if one.is_inference() else one._version for one in tensors]
-    return (*versions, *(one.data_ptr() for one in tensors), repr(_adapters(module)))
+    seen = [torch.cat([torch.cat(alike).view(torch.uint8) for alike in kinds]) for kinds in looks]
+    values = [_bytes(one).tobytes() for one in seen]
+    return (*versions, *(one.data_ptr() for one in tensors), *values, repr(_adapters(module)))
+
+
+_LOOKED_AT = 16
+"""Values of a tensor; who averages or scales weights changes all of them."""
+
+
+def _looks(module: nn.Module) -> list[list[list[Tensor]]]:
+    """Views of a few values of each tensor, by device and by type, so that few operations and transfers read them."""
+    looks: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
+    for one in [*module.parameters(), *module.buffers()]:
+        if one.numel():
+            looks.setdefault(one.device, {}).setdefault(one.dtype, []).append(_few(one.detach()))
+    return [list(kinds.values()) for kinds in looks.values()]
+
+
+def _few(tensor: Tensor) -> Tensor:
+    """A view of values from the first to the last, evenly spread over its memory."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    step = max(1, last // (_LOOKED_AT - 1))
+    return tensor.as_strided((min(_LOOKED_AT, last + 1),), (step,))
 
 
 def _facts(stage: Stage) -> dict[str, Any]:

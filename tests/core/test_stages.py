@@ -274,7 +274,9 @@ def test_a_stage_that_begins_to_train_is_computed(stage: Stage, tmp_path: Path, 
     assert "the encoder trains now, and is computed each time" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", ["in place", "other data", "another parameter"])
+@pytest.mark.parametrize(
+    "way", ["in place", "other data", "another parameter", "through data", "a copy into data", "by numpy"]
+)
 def test_weights_that_change_meanwhile_are_another_stage(way: str, stage: Stage, tmp_path: Path) -> None:
     """As where a callback swaps them for their averages."""
     layer: Any = stage.module.layer
@@ -288,6 +290,12 @@ def test_weights_that_change_meanwhile_are_another_stage(way: str, stage: Stage,
                 layer.weight.data = kept * 2
             case "another parameter":
                 layer.weight = nn.Parameter(kept * 2, requires_grad=False)
+            case "through data":
+                layer.weight.data.mul_(2)
+            case "a copy into data":
+                layer.weight.data.copy_(kept * 2)
+            case "by numpy":
+                layer.weight.numpy()[:] *= 2
         for _ in range(2):
             assert torch.equal(
                 stage.module(ROWS).last_hidden_state,
