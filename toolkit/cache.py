@@ -200,7 +200,7 @@ class StageStore:
             with safe_open(self._place(key), framework="pt") as file:
                 names = file.keys()
                 tensors = {name: file.get_tensor(name) for name in names}
-                if (file.metadata() or {}).get(_CHECKSUM) == _checksum(tensors):
+                if (file.metadata() or {}).get(_CHECKSUM) == _checksum(key, tensors):
                     return tensors
         except FileNotFoundError:
             return None
@@ -264,9 +264,10 @@ class StageStore:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        size = -(-sum(tensor.nbytes + _HEADER for tensor in tensors.values()) // _BLOCK) * _BLOCK
         if self.closed:
             return
+        own = {name: _on_its_own(tensor) for name, tensor in tensors.items()}
+        size = -(-sum(tensor.nbytes + _HEADER for tensor in own.values()) // _BLOCK) * _BLOCK
         place = self._place(key)
         partial = place.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -274,7 +275,7 @@ class StageStore:
                 return
             place.parent.mkdir(exist_ok=True)
             partial.unlink(missing_ok=True)  # a link would lead elsewhere
-            save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
+            save_file(own, partial, metadata={_CHECKSUM: _checksum(key, own)})
             partial.rename(place)
             size = _on_disk(place)
             self.rows, self.bytes, self.until_count = (
@@ -321,13 +322,21 @@ class StageStore:
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
-def _checksum(tensors: Mapping[str, Any]) -> str:
+def _on_its_own(tensor: Any) -> Any:
+    """A copy, one value after the other in memory, which it shares with no other tensor."""
     import torch
 
-    value = 0
-    for name in sorted(tensors):
-        flat = tensors[name].contiguous().flatten().view(torch.uint8)
-        value = zlib.crc32(flat.numpy(), value)
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _checksum(key: str, tensors: Mapping[str, Any]) -> str:
+    """Of all that a file says: whose row it is, and each tensor's name, kind, shape and values."""
+    import torch
+
+    kinds = [(name, str(one.dtype), tuple(one.shape)) for name, one in sorted(tensors.items())]
+    value = zlib.crc32(repr((key, kinds)).encode())
+    for name, *_ in kinds:
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), value)
     return f"{value:08x}"
 
 

@@ -41,6 +41,22 @@ def test_a_row_is_computed_once(tmp_path: Path) -> None:
     assert entry.facts == {"stage": "squares", "version": 1, "share": 0.5}
 
 
+SQUARE = torch.arange(12.0).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [{"a": SQUARE.T}, {"a": SQUARE, "b": SQUARE[:1]}, {"a": SQUARE[:, :2]}, {"a": SQUARE[0, 0]}],
+    ids=["transposed", "shared", "a part", "a number"],
+)
+def test_tensors_may_lie_in_memory_as_they_like(tensors: dict[str, Any], tmp_path: Path) -> None:
+    one = made(tmp_path)
+    one.get("ab", lambda: tensors)
+    found = one.get("ab", lambda: pytest.fail("computed again"))
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
 def test_a_cache_that_is_switched_off_is_not_touched(tmp_path: Path) -> None:
     one = made(tmp_path / "none", enabled=False)
     assert [asked(one), asked(one)] == [True, True]

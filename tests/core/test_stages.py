@@ -212,15 +212,24 @@ def test_calls_that_are_left_alone(arguments: Any, tmp_path: Path) -> None:
         assert (one.read, one.computed) == (0, 0)
 
 
-@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "other"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "other", "name", "type", "shape", "row"])
 def test_what_is_damaged_is_computed_again(harm: str, stage: Stage, tmp_path: Path, capsys: Any) -> None:
     with attached(stage, tmp_path):
         expected = stage.module(ROWS).last_hidden_state
-        for path in tmp_path.rglob("*.safetensors"):
-            content = bytearray(path.read_bytes())
-            content[-3] ^= 64
-            harmed = {"flipped": content, "cut": content[:-9], "empty": b"", "other": b"\x08" * 40}[harm]
-            path.write_bytes(bytes(harmed))
+        files = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+        for path, content in files.items():
+            harmed = {
+                "flipped": content[:-3] + bytes([content[-3] ^ 64]) + content[-2:],
+                "cut": content[:-9],
+                "empty": b"",
+                "other": b"\x08" * 40,
+                "name": content.replace(b"hidden_state", b"hidden_statd"),
+                "type": content.replace(b"F32", b"I32"),
+                "shape": content.replace(b"[3,8]", b"[8,3]"),
+                "row": next(other for other in files.values() if other != content),
+            }[harm]
+            assert harmed != content
+            path.write_bytes(harmed)
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
     assert stage.module.rows == [6, 6]
@@ -485,6 +494,30 @@ def test_gradients_are_those_without(tmp_path: Path) -> None:
         gradients.append([one.grad for one in model.parameters() if one.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 20
     assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("way", ["transposed", "channels last", "expanded"])
+def test_outputs_that_lie_otherwise_in_memory(way: str, tmp_path: Path) -> None:
+    class Lying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(4, 6, 1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.layer(inputs)
+            match way:
+                case "transposed":
+                    return outputs.transpose(1, 2)
+                case "expanded":
+                    return outputs[..., :1].expand(-1, -1, -1, 5)
+                case _:
+                    return outputs.contiguous(memory_format=torch.channels_last)
+
+    stage, inputs = Stage("lying", frozen(Lying())), torch.randn(3, 4, 5, 5)
+    expected = stage.module(inputs)
+    with attached(stage, tmp_path) as (one,):
+        assert all(torch.equal(stage.module(inputs), expected) for _ in range(2))
+        assert (one.read, one.computed) == (3, 3)
 
 
 def test_bfloat16(tmp_path: Path) -> None:
