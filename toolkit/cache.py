@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 STAGE = "stage.json"
 _IN_USE = "in-use-"
+_NUMBERS = itertools.count()
+"""Of this process's marks: it may use one folder several times."""
 _LOCK = "lock"
 _PATIENCE_SECONDS = 60.0
 """How long another process is waited for; a stopped one may never be done."""
@@ -71,9 +74,9 @@ class Kept:
     used: float
 
     @property
-    def in_use(self) -> bool:
-        """Whether a process that is alive reads or writes it."""
-        return any(_is_alive(path.name.removeprefix(_IN_USE)) for path in self.folder.glob(f"{_IN_USE}*"))
+    def users(self) -> list[str]:
+        """The numbers of processes that read or write it."""
+        return sorted({mark.name.removeprefix(_IN_USE).split("-")[0] for mark in _marks(self.folder)})
 
     def remove(self) -> None:
         """First its name, so that nobody finds half of it; another process may have been quicker.
@@ -139,6 +142,38 @@ def _is_alive(process: str) -> bool:
     return True
 
 
+class _Mark:
+    """A locked file, by which others see that this process uses a folder; the system takes the lock back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{_IN_USE}{os.getpid()}-{next(_NUMBERS)}"
+        hidden = self.path.with_name(f".{self.path.name}")
+        self.file = opened(hidden, "w")
+        taken(self.file)
+        hidden.rename(self.path)  # so it is locked whenever it is seen
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self.file.close()
+
+
+def _marks(folder: Path) -> list[Path]:
+    """Of those at work in a folder; what others have left is removed."""
+    return [path for path in folder.glob(f"{_IN_USE}*") if _is_held(path)]
+
+
+def _is_held(mark: Path) -> bool:
+    try:
+        with opened(mark, "r") as file:
+            if not taken(file):
+                return True
+        mark.unlink(missing_ok=True)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another user's, who may be at work
+    return False
+
+
 def _has_share(one: Kept) -> bool:
     return _SHARE in one.facts
 
@@ -157,6 +192,11 @@ class StageStore:
         self.until_count = 0.0
         """Bytes that may be written until it is time to look at what others have written meanwhile."""
         self.closed, self.patient = False, True
+        self.mark: _Mark | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is of this process alone: another one opens it for itself."""
+        return {**vars(self), "mark": None}
 
     def open(self) -> None:
         """Begin to use it; the cache cannot be written to: nothing is kept, and a line says so."""
@@ -167,7 +207,7 @@ class StageStore:
             with opened(partial, "w") as file:
                 file.write(json.dumps(facts))
             partial.replace(self.folder / STAGE)
-            opened(self.folder / f"{_IN_USE}{os.getpid()}", "w").close()
+            self.mark = _Mark(self.folder)
             clear_up(self.root)
         except OSError as error:
             self._give_up(error)
@@ -189,8 +229,9 @@ class StageStore:
         self.until_count = 0.0
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.folder / f"{_IN_USE}{os.getpid()}").unlink()
+        if self.mark is not None:
+            self.mark.remove()
+            self.mark = None
 
     def read(self, key: str) -> dict[str, Any] | None:
         """The tensors of one row, or None where there are none, or damaged ones."""
@@ -307,7 +348,7 @@ class StageStore:
         for one in [*counted, None]:
             if self.bytes + sum(one.bytes for one in counted) + size <= most:
                 return True
-            if one is not None and not one.in_use:
+            if one is not None and not one.users:
                 one.remove()
                 counted.remove(one)
                 self.others.remove(one)

@@ -66,9 +66,31 @@ def test_a_cache_that_is_switched_off_is_not_touched(tmp_path: Path) -> None:
 def test_it_is_in_use_as_long_as_it_is_there(tmp_path: Path) -> None:
     one = made(tmp_path)
     asked(one)
-    assert cache.kept(tmp_path)[0].in_use
+    assert cache.kept(tmp_path)[0].users == [str(os.getpid())]
     del one
-    assert not cache.kept(tmp_path)[0].in_use
+    assert cache.kept(tmp_path)[0].users == []
+
+
+def test_another_in_this_process_still_uses_it(tmp_path: Path) -> None:
+    one, other = made(tmp_path), made(tmp_path)
+    assert [asked(one), asked(other)] == [True, False]
+    del one
+    assert cache.kept(tmp_path)[0].users
+
+
+def test_a_number_that_another_process_has_meanwhile_is_no_use(tmp_path: Path, capsys: Any) -> None:
+    """As in containers, whose processes have few numbers; one that is killed leaves its mark."""
+    one = made(tmp_path)
+    asked(one)
+    [mine] = tmp_path.glob("frozen/*/in-use-*")
+    (mine.parent / f"in-use-{os.getppid()}").touch()
+    assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
+    assert f"in use by process {os.getpid()}\n" in capsys.readouterr().out
+    assert list(mine.parent.glob("in-use-*")) == [mine]
+    del one
+    (mine.parent / f"in-use-{os.getpid()}").touch()
+    assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
+    assert not cache.kept(tmp_path)
 
 
 def test_what_cannot_be_computed_is_not_kept(tmp_path: Path) -> None:

@@ -400,19 +400,16 @@ def test_the_cap_and_what_has_been_unused_the_longest(tmp_path: Path, capsys: An
 
 def test_what_another_process_uses_stays(stage: Stage, tmp_path: Path) -> None:
     size = row_on_disk(tmp_path / "probe")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        with attached(stage, tmp_path) as (one,):
-            stage.module(ROWS)
-        mark = one.store.folder / f"in-use-{other.pid}"
-        mark.touch()
-        assert cache.kept(tmp_path)[0].in_use
+    with attached(stage, tmp_path) as (one,):
+        stage.module(ROWS)
+    with held(one, tmp_path, []) as other:
+        assert cache.kept(tmp_path)[0].users == [str(other.pid)]
         second = frozen(Encoder())
         second.layer.weight.mul_(2)  # type: ignore[operator, union-attr]
         with attached(Stage("second", second), tmp_path, max_gb=6 * size / 1e9) as (two,):
             second(ROWS)
             assert (two.store.rows, one.store.folder.is_dir()) == (0, True)
-        other.communicate(b"\n")
-    assert not cache.kept(tmp_path)[0].in_use
+    assert cache.kept(tmp_path)[0].users == [], "it was killed"
 
 
 def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path, capsys: Any) -> None:
