@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,10 @@ class StageStore:
         """Bytes that may be written until it is time to look at what others have written meanwhile."""
         self.closed, self.patient = False, True
         self.mark: _Mark | None = None
+        self.since = 0
+        """When it was opened, in nanoseconds since 1970; what was read or written since then stays."""
+        self.oldest: list[Path] | None = None
+        """Its rows that were not, once there was need to know; the longest unused last."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is of this process alone: another one opens it for itself."""
@@ -208,6 +213,7 @@ class StageStore:
                 file.write(json.dumps(facts))
             partial.replace(self.folder / STAGE)
             self.mark = _Mark(self.folder)
+            self.since = self.mark.path.stat().st_atime_ns
             clear_up(self.root)
         except OSError as error:
             self._give_up(error)
@@ -221,6 +227,16 @@ class StageStore:
         free = self.most_bytes - self.bytes - sum(one.bytes for one in self.others)
         self.until_count = max(_RECOUNT, free / 8)
         return self.rows
+
+    def shrink(self) -> None:
+        """Let go of what is too much, as where it may be less than before."""
+        if self.closed:
+            return
+        try:
+            self.count()
+            self._makes_room(0)
+        except OSError as error:
+            self._give_up(error)
 
     def forget(self) -> None:
         """Remove all rows."""
@@ -242,6 +258,7 @@ class StageStore:
                 names = file.keys()
                 tensors = {name: file.get_tensor(name) for name in names}
                 if (file.metadata() or {}).get(_CHECKSUM) == _checksum(key, tensors):
+                    self._note_use(self._place(key))
                     return tensors
         except FileNotFoundError:
             return None
@@ -249,6 +266,13 @@ class StageStore:
             pass
         say_once(f"cache: what is damaged in {self.folder} is computed again")
         return None
+
+    def _note_use(self, place: Path) -> None:
+        """Once, where it was not used since; not every disk does so by itself."""
+        with contextlib.suppress(OSError):
+            seen = place.stat()
+            if seen.st_atime_ns < self.since:
+                os.utime(place, ns=(time.time_ns(), seen.st_mtime_ns))
 
     @contextlib.contextmanager
     def claimed(self, keys: Sequence[str]) -> Iterator[set[str]]:
@@ -333,31 +357,66 @@ class StageStore:
         """Make room, from what has been unused the longest; what this run keeps is not taken from it."""
         if self.until_count <= 0:
             self.count()
-        shared = self.share == 1 or self._makes_room(size, self.share * self.most_bytes, _has_share)
-        if shared and self._makes_room(size, self.most_bytes, lambda one: True):
+        if self._makes_room(size):
             return True
         say_once(
-            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time"
+            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time "
+            "(toolkit cache --clear empties it)"
         )
         self.closed = True
         return False
 
-    def _makes_room(self, size: int, most: float, counts: Callable[[Kept], bool]) -> bool:
-        """Whether there is room for more beside this store and those of the others that count, some of them removed."""
-        counted = [one for one in self.others if counts(one)]
-        for one in [*counted, None]:
-            if self.bytes + sum(one.bytes for one in counted) + size <= most:
-                return True
-            if one is not None and not one.users:
+    def _makes_room(self, size: int) -> bool:
+        shared = self.share == 1 or self._makes_room_beside(size, self.share * self.most_bytes, _has_share)
+        return shared and self._makes_room_beside(size, self.most_bytes, lambda one: True)
+
+    def _makes_room_beside(self, size: int, most: float, counts: Callable[[Kept], bool]) -> bool:
+        """Whether there is room for more beside this store and those of the others that count.
+
+        Of these some are removed, then rows of this one.
+        """
+
+        def fits() -> bool:
+            return self.bytes + sum(one.bytes for one in self.others if counts(one)) + size <= most
+
+        for one in filter(counts, self.others[:]):
+            if not fits() and not one.users:
                 one.remove()
-                counted.remove(one)
                 self.others.remove(one)
+        while not fits():
+            if not self._removes_oldest():
+                return False
+        return True
+
+    def _removes_oldest(self) -> bool:
+        """Whether there was a row that nobody at work has used, and is gone."""
+        if self.mark is None or _marks(self.folder) != [self.mark.path]:
+            return False
+        if self.oldest is None:
+            self.oldest = self._unused()
+        while self.oldest:
+            path = self.oldest.pop()
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_atime_ns < self.since:  # it may have been read meanwhile
+                    size = _on_disk(path)
+                    path.unlink()
+                    self.rows, self.bytes = self.rows - 1, self.bytes - size
+                    return True
         return False
+
+    def _unused(self) -> list[Path]:
+        found = []
+        for path in self.folder.glob("*/*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.lstat().st_atime_ns, path))
+        return [path for used, path in sorted(found, reverse=True) if used < self.since]
 
     def _give_up(self, error: Exception) -> None:
         self.closed = True
         reason = getattr(error, "strerror", None) or str(error)
-        say_once(f"cache: {self.folder} cannot be written ({reason}); results are computed each time")
+        say_once(
+            f"cache: {self.folder} cannot be written ({reason}); what is there is read, nothing is added"
+        )
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -417,4 +476,6 @@ class RowCache:
     def _open(self) -> None:
         self.opened = os.getpid()
         self.store.open()
+        if parent_process() is None:  # the rest is for workers, of which there are new ones in each epoch
+            self.store.shrink()
         Finalize(self, self.store.close, exitpriority=0)

@@ -50,13 +50,16 @@ def reused(
         stopping: whether the run is to end, so that nothing is waited for.
     """
     with contextlib.ExitStack() as stack:
-        yield [
+        attached = [
             stack.enter_context(
                 FrozenStage(stage, root, max_gb, rows, stage.name in varying, stopping).attached()
             )
             for stage in stages
             if reusable(stage)
         ]
+        for one in attached:  # now that each of them is known to be in use
+            one.store.shrink()
+        yield attached
 
 
 def varying(

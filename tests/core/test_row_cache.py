@@ -138,6 +138,36 @@ def test_what_is_dearer_does_not_make_way_for_it(row: int, tmp_path: Path) -> No
     }
 
 
+def keys_in(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("frozen/*/*/*.safetensors")}
+
+
+def test_rows_of_its_own_that_no_run_asks_for_any_more_go(row: int, tmp_path: Path) -> None:
+    """The longest unused first, when it is full; what another process uses stays."""
+    most = 2 * 4 * row / 1e9
+    one = made(tmp_path, max_gb=most)
+    assert all(asked(one, key) for key in ("aa", "bb", "cc", "dd"))
+    del one
+    for used, key in enumerate(("bb", "aa", "cc", "dd")):
+        os.utime(next(tmp_path.glob(f"frozen/*/*/{key}.safetensors")), (used, 9))
+    one = made(tmp_path, max_gb=most)
+    assert [asked(one, key) for key in ("aa", "ee", "ff", "aa")] == [False, True, True, False]
+    assert keys_in(tmp_path) == {"aa", "dd", "ee", "ff"}
+    other = made(tmp_path, max_gb=most)
+    assert [asked(other, "gg"), asked(one, "gg")] == [True, True], "each keeps the other from it"
+    assert keys_in(tmp_path) == {"aa", "dd", "ee", "ff"}
+
+
+def test_what_is_too_much_goes_at_the_start(row: int, tmp_path: Path) -> None:
+    one = made(tmp_path)
+    assert all(asked(one, f"{key:02}") for key in range(6))
+    del one
+    assert not asked(made(tmp_path, max_gb=2 * 6 * row / 1e9), "00")
+    assert len(keys_in(tmp_path)) == 6
+    asked(made(tmp_path, max_gb=2 * 4 * row / 1e9), "05")
+    assert len(keys_in(tmp_path)) == 4
+
+
 def test_what_others_write_meanwhile_counts(
     row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,15 +181,19 @@ def test_what_others_write_meanwhile_counts(
 
 
 def test_few_looks_at_what_is_there(row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes the longer the more it is: none where everything is read, and few where all is written."""
+    """Each takes the longer the more it is: one at the start, none in workers, and few where all is written."""
     looks, kept = [], cache.kept
     monkeypatch.setattr(cache, "kept", lambda root: looks.append(root) or kept(root))
     monkeypatch.setattr(cache, "_RECOUNT", 2 * row)
     one = made(tmp_path)
     assert all(asked(one, f"{key:02}") for key in range(20))
     assert len(looks) == 1
-    assert not any(asked(made(tmp_path), f"{key:02}") for key in range(20))
-    assert len(looks) == 1
+    one = made(tmp_path)
+    assert not any(asked(one, f"{key:02}") for key in range(20))
+    assert len(looks) == 2
+    monkeypatch.setattr(cache, "parent_process", lambda: "a run")
+    assert not asked(made(tmp_path), "01")
+    assert len(looks) == 2
 
 
 def test_what_dead_processes_have_left_is_cleared_up(tmp_path: Path) -> None:

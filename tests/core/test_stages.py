@@ -398,6 +398,16 @@ def test_the_cap_and_what_has_been_unused_the_longest(tmp_path: Path, capsys: An
     assert "cache: full at" in capsys.readouterr().err
 
 
+def test_a_later_run_with_a_smaller_cap(stage: Stage, tmp_path: Path) -> None:
+    size = row_on_disk(tmp_path / "probe")
+    with attached(stage, tmp_path):
+        stage.module(ROWS)
+        stage.module(-ROWS)
+    for shown in (11, 5):
+        with attached(stage, tmp_path, max_gb=shown * size / 1e9) as (one,):
+            assert one.store.rows == shown
+
+
 def test_what_another_process_uses_stays(stage: Stage, tmp_path: Path) -> None:
     size = row_on_disk(tmp_path / "probe")
     with attached(stage, tmp_path) as (one,):
@@ -418,7 +428,8 @@ def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path, capsys: A
     with attached(stage, tmp_path):
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
-    assert "cannot be written (Not a directory); results are computed each time" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot be written (Not a directory); what is there is read, nothing is added" in said
 
 
 def test_nothing_is_written_through_a_link(stage: Stage, tmp_path: Path) -> None:
@@ -450,7 +461,7 @@ def test_a_full_disk_in_the_middle(
         assert torch.equal(stage.module(ROWS[:3]).last_hidden_state, expected)
         stage.module(ROWS)
         assert not list(tmp_path.rglob("*.partial"))
-    assert "results are computed each time" in capsys.readouterr().err
+    assert "what is there is read, nothing is added" in capsys.readouterr().err
 
 
 def whisper() -> Any:
