@@ -303,7 +303,7 @@ class FrozenStage:
         rows = self.store.count()
         there = f", {rows} rows of it there already" if rows else ""
         say(
-            f"cache: the {self.stage.name} does not train; its outputs for {self.rows} rows take "
+            f"cache: the {self.stage.name} does not train; outputs for {self.rows} rows like the first take "
             f"{self.rows * size / GB:.2g} GB in {self.store.folder}{there}"
         )
 

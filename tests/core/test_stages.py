@@ -89,7 +89,7 @@ def test_a_forward_that_others_have_put_there_is_put_back(stage: Stage, tmp_path
 def test_a_later_run_reads_what_an_earlier_one_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
     with attached(stage, tmp_path):
         expected = stage.module(ROWS).last_hidden_state
-    assert "its outputs for 6 rows take 5.8e-07 GB in" in capsys.readouterr().err
+    assert "outputs for 6 rows like the first take 5.8e-07 GB in" in capsys.readouterr().err
     again = Stage("encoder", frozen(Encoder()))
     with attached(again, tmp_path):
         assert torch.equal(again.module(ROWS).last_hidden_state, expected)
