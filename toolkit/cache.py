@@ -452,9 +452,8 @@ class RowCache:
         cache, about = recipe.cache, [name, facts, package_version("task-toolkit")]
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self.enabled, self.opened = cache.enabled, 0
-        self.store = StageStore(
-            cache_folder(cache.dir), key, {"stage": name, **facts}, cache.max_gb * GB, share=0.5
-        )
+        described = {"stage": name, "model": recipe.model.name, **facts}  # several models may share it
+        self.store = StageStore(cache_folder(cache.dir), key, described, cache.max_gb * GB, share=0.5)
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The tensors of one row.

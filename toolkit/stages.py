@@ -40,6 +40,7 @@ def reused(
     rows: int,
     varying: Sequence[str] = (),
     stopping: Callable[[], bool] = lambda: False,
+    model: str = "",
 ) -> Iterator[list[FrozenStage]]:
     """Meanwhile the outputs of those stages in which nothing trains are kept, and reused.
 
@@ -48,11 +49,12 @@ def reused(
         rows: how many inputs there will be, for a forecast.
         varying: names of stages whose inputs in training are others each time, and not worth keeping.
         stopping: whether the run is to end, so that nothing is waited for.
+        model: what the cache's listing calls the model where a stage does not say.
     """
     with contextlib.ExitStack() as stack:
         attached = [
             stack.enter_context(
-                FrozenStage(stage, root, max_gb, rows, stage.name in varying, stopping).attached()
+                FrozenStage(stage, root, max_gb, rows, stage.name in varying, stopping, model).attached()
             )
             for stage in stages
             if reusable(stage)
@@ -127,8 +129,16 @@ class FrozenStage:
     """One stage and its store."""
 
     def __init__(
-        self, stage: Stage, root: Path, max_gb: float, rows: int, varies: bool, stopping: Callable[[], bool]
+        self,
+        stage: Stage,
+        root: Path,
+        max_gb: float,
+        rows: int,
+        varies: bool,
+        stopping: Callable[[], bool],
+        model: str,
     ) -> None:
+        self.model = model
         self.stage, self.rows, self.varies, self.stopping = stage, rows, varies, stopping
         self.root, self.most_bytes = root, max_gb * GB
         self.compute: Callable[..., Any] = stage.module.forward
@@ -144,7 +154,9 @@ class FrozenStage:
         """Take the stage as it is now for what the store is of."""
         self.looks = _looks(self.stage.module)
         self.state = _state(self.stage.module, self.looks)
-        self.store = StageStore(self.root, stage_key(self.stage), _facts(self.stage), self.most_bytes)
+        self.store = StageStore(
+            self.root, stage_key(self.stage), _facts(self.stage, self.model), self.most_bytes
+        )
         self.checked = not self.store.folder.is_dir()  # nothing is there to look at
 
     @contextlib.contextmanager
@@ -387,9 +399,9 @@ def _few(tensor: Tensor) -> Tensor:
     return tensor.as_strided((min(_LOOKED_AT, last + 1),), (step,))
 
 
-def _facts(stage: Stage) -> dict[str, Any]:
-    model = getattr(getattr(stage.module, "config", None), "name_or_path", "")
-    return {"stage": stage.name, "class": type(stage.module).__name__, "model": str(model)}
+def _facts(stage: Stage, model: str) -> dict[str, Any]:
+    own = getattr(getattr(stage.module, "config", None), "name_or_path", "")
+    return {"stage": stage.name, "class": type(stage.module).__name__, "model": str(own or model)}
 
 
 def _has_dropout(module: nn.Module) -> bool:

@@ -38,7 +38,7 @@ def test_a_row_is_computed_once(tmp_path: Path) -> None:
     assert asked(made(tmp_path, version=2))
     assert asked(made(tmp_path, name="cubes"))
     entry = next(one for one in cache.kept(tmp_path) if one.rows == 2)
-    assert entry.facts == {"stage": "squares", "version": 1, "share": 0.5}
+    assert entry.facts == {"stage": "squares", "model": "sample", "version": 1, "share": 0.5}
 
 
 SQUARE = torch.arange(12.0).reshape(3, 4)
