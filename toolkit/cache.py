@@ -360,8 +360,8 @@ class StageStore:
         if self._makes_room(size):
             return True
         say_once(
-            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time "
-            "(toolkit cache --clear empties it)"
+            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time; "
+            f"toolkit cache --clear --dir {self.root} empties it"
         )
         self.closed = True
         return False
