@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import itertools
 import json
 import os
@@ -42,6 +43,8 @@ _BLOCK = 4096
 GB = 10**9
 _RECOUNT = 1 << 26
 """Bytes that a store writes at least until it looks at what others have written meanwhile."""
+_AT_ONCE = 10_000
+"""Rows that are found to be the longest unused."""
 _SHARE = "share"
 """In `stage.json`: of a cache, which stores that say so may take together."""
 
@@ -166,7 +169,7 @@ def _marks(folder: Path) -> list[Path]:
 
 def _is_held(mark: Path) -> bool:
     try:
-        with opened(mark, "r") as file:
+        with opened(mark, "r+") as file:  # a network's disk locks nothing that is only read
             if not taken(file):
                 return True
         mark.unlink(missing_ok=True)
@@ -196,8 +199,8 @@ class StageStore:
         self.mark: _Mark | None = None
         self.since = 0
         """When it was opened, in nanoseconds since 1970; what was read or written since then stays."""
-        self.oldest: list[Path] | None = None
-        """Its rows that were not, once there was need to know; the longest unused last."""
+        self.oldest: list[Path] = []
+        """Some of its rows that were not, once there was need to know; the longest unused last."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is of this process alone: another one opens it for itself."""
@@ -392,24 +395,28 @@ class StageStore:
         """Whether there was a row that nobody at work has used, and is gone."""
         if self.mark is None or _marks(self.folder) != [self.mark.path]:
             return False
-        if self.oldest is None:
-            self.oldest = self._unused()
+        self.oldest = self.oldest or self._unused()
         while self.oldest:
             path = self.oldest.pop()
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_atime_ns < self.since:  # it may have been read meanwhile
+                if path.lstat().st_atime_ns < self.since:  # it may have been read meanwhile
                     size = _on_disk(path)
                     path.unlink()
                     self.rows, self.bytes = self.rows - 1, self.bytes - size
                     return True
+            self.oldest = self.oldest or self._unused()
         return False
 
     def _unused(self) -> list[Path]:
-        found = []
-        for path in self.folder.glob("*/*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):
-                found.append((path.lstat().st_atime_ns, path))
-        return [path for used, path in sorted(found, reverse=True) if used < self.since]
+        """Not all at once: there may be millions."""
+
+        def last_used() -> Iterator[tuple[int, Path]]:
+            for path in self.folder.glob("*/*.safetensors"):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.lstat().st_atime_ns, path
+
+        unused = (one for one in last_used() if one[0] < self.since)
+        return [path for _, path in reversed(heapq.nsmallest(_AT_ONCE, unused))]
 
     def _give_up(self, error: Exception) -> None:
         self.closed = True

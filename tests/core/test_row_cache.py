@@ -142,8 +142,12 @@ def keys_in(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("frozen/*/*/*.safetensors")}
 
 
-def test_rows_of_its_own_that_no_run_asks_for_any_more_go(row: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_rows_of_its_own_that_no_run_asks_for_any_more_go(
+    at_once: int, row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The longest unused first, when it is full; what another process uses stays."""
+    monkeypatch.setattr(cache, "_AT_ONCE", at_once)
     most = 2 * 4 * row / 1e9
     one = made(tmp_path, max_gb=most)
     assert all(asked(one, key) for key in ("aa", "bb", "cc", "dd"))
