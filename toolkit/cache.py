@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 STAGE = "stage.json"
 _IN_USE = "in-use-"
+_NUMBERS = itertools.count()
+"""Of this process's marks: it may use one folder several times."""
 _LOCK = "lock"
 _PATIENCE_SECONDS = 60.0
 """How long another process is waited for; a stopped one may never be done."""
@@ -38,6 +43,8 @@ _BLOCK = 4096
 GB = 10**9
 _RECOUNT = 1 << 26
 """Bytes that a store writes at least until it looks at what others have written meanwhile."""
+_AT_ONCE = 10_000
+"""Rows that are found to be the longest unused."""
 _SHARE = "share"
 """In `stage.json`: of a cache, which stores that say so may take together."""
 
@@ -71,9 +78,9 @@ class Kept:
     used: float
 
     @property
-    def in_use(self) -> bool:
-        """Whether a process that is alive reads or writes it."""
-        return any(_is_alive(path.name.removeprefix(_IN_USE)) for path in self.folder.glob(f"{_IN_USE}*"))
+    def users(self) -> list[str]:
+        """The numbers of processes that read or write it."""
+        return sorted({mark.name.removeprefix(_IN_USE).split("-")[0] for mark in _marks(self.folder)})
 
     def remove(self) -> None:
         """First its name, so that nobody finds half of it; another process may have been quicker.
@@ -139,6 +146,38 @@ def _is_alive(process: str) -> bool:
     return True
 
 
+class _Mark:
+    """A locked file, by which others see that this process uses a folder; the system takes the lock back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{_IN_USE}{os.getpid()}-{next(_NUMBERS)}"
+        hidden = self.path.with_name(f".{self.path.name}")
+        self.file = opened(hidden, "w")
+        taken(self.file)
+        hidden.rename(self.path)  # so it is locked whenever it is seen
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self.file.close()
+
+
+def _marks(folder: Path) -> list[Path]:
+    """Of those at work in a folder; what others have left is removed."""
+    return [path for path in folder.glob(f"{_IN_USE}*") if _is_held(path)]
+
+
+def _is_held(mark: Path) -> bool:
+    try:
+        with opened(mark, "r+") as file:  # a network's disk locks nothing that is only read
+            if not taken(file):
+                return True
+        mark.unlink(missing_ok=True)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another user's, who may be at work
+    return False
+
+
 def _has_share(one: Kept) -> bool:
     return _SHARE in one.facts
 
@@ -157,6 +196,15 @@ class StageStore:
         self.until_count = 0.0
         """Bytes that may be written until it is time to look at what others have written meanwhile."""
         self.closed, self.patient = False, True
+        self.mark: _Mark | None = None
+        self.since = 0
+        """When it was opened, in nanoseconds since 1970; what was read or written since then stays."""
+        self.oldest: list[Path] = []
+        """Some of its rows that were not, once there was need to know; the longest unused last."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is of this process alone: another one opens it for itself."""
+        return {**vars(self), "mark": None}
 
     def open(self) -> None:
         """Begin to use it; the cache cannot be written to: nothing is kept, and a line says so."""
@@ -167,7 +215,8 @@ class StageStore:
             with opened(partial, "w") as file:
                 file.write(json.dumps(facts))
             partial.replace(self.folder / STAGE)
-            opened(self.folder / f"{_IN_USE}{os.getpid()}", "w").close()
+            self.mark = _Mark(self.folder)
+            self.since = self.mark.path.stat().st_atime_ns
             clear_up(self.root)
         except OSError as error:
             self._give_up(error)
@@ -182,6 +231,16 @@ class StageStore:
         self.until_count = max(_RECOUNT, free / 8)
         return self.rows
 
+    def shrink(self) -> None:
+        """Let go of what is too much, as where it may be less than before."""
+        if self.closed:
+            return
+        try:
+            self.count()
+            self._makes_room(0)
+        except OSError as error:
+            self._give_up(error)
+
     def forget(self) -> None:
         """Remove all rows."""
         for path in self.folder.glob("*/*.safetensors"):
@@ -189,8 +248,9 @@ class StageStore:
         self.until_count = 0.0
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.folder / f"{_IN_USE}{os.getpid()}").unlink()
+        if self.mark is not None:
+            self.mark.remove()
+            self.mark = None
 
     def read(self, key: str) -> dict[str, Any] | None:
         """The tensors of one row, or None where there are none, or damaged ones."""
@@ -200,7 +260,8 @@ class StageStore:
             with safe_open(self._place(key), framework="pt") as file:
                 names = file.keys()
                 tensors = {name: file.get_tensor(name) for name in names}
-                if (file.metadata() or {}).get(_CHECKSUM) == _checksum(tensors):
+                if (file.metadata() or {}).get(_CHECKSUM) == _checksum(key, tensors):
+                    self._note_use(self._place(key))
                     return tensors
         except FileNotFoundError:
             return None
@@ -208,6 +269,13 @@ class StageStore:
             pass
         say_once(f"cache: what is damaged in {self.folder} is computed again")
         return None
+
+    def _note_use(self, place: Path) -> None:
+        """Once, where it was not used since; not every disk does so by itself."""
+        with contextlib.suppress(OSError):
+            seen = place.stat()
+            if seen.st_atime_ns < self.since:
+                os.utime(place, ns=(time.time_ns(), seen.st_mtime_ns))
 
     @contextlib.contextmanager
     def claimed(self, keys: Sequence[str]) -> Iterator[set[str]]:
@@ -264,9 +332,10 @@ class StageStore:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        size = -(-sum(tensor.nbytes + _HEADER for tensor in tensors.values()) // _BLOCK) * _BLOCK
         if self.closed:
             return
+        own = {name: _on_its_own(tensor) for name, tensor in tensors.items()}
+        size = -(-sum(tensor.nbytes + _HEADER for tensor in own.values()) // _BLOCK) * _BLOCK
         place = self._place(key)
         partial = place.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -274,7 +343,7 @@ class StageStore:
                 return
             place.parent.mkdir(exist_ok=True)
             partial.unlink(missing_ok=True)  # a link would lead elsewhere
-            save_file(dict(tensors), partial, metadata={_CHECKSUM: _checksum(tensors)})
+            save_file(own, partial, metadata={_CHECKSUM: _checksum(key, own)})
             partial.rename(place)
             size = _on_disk(place)
             self.rows, self.bytes, self.until_count = (
@@ -291,43 +360,90 @@ class StageStore:
         """Make room, from what has been unused the longest; what this run keeps is not taken from it."""
         if self.until_count <= 0:
             self.count()
-        shared = self.share == 1 or self._makes_room(size, self.share * self.most_bytes, _has_share)
-        if shared and self._makes_room(size, self.most_bytes, lambda one: True):
+        if self._makes_room(size):
             return True
         say_once(
-            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time"
+            f"cache: full at {self.most_bytes / GB:.3g} GB (cache.max_gb); what does not fit is computed each time; "
+            f"toolkit cache --clear --dir {self.root} empties it"
         )
         self.closed = True
         return False
 
-    def _makes_room(self, size: int, most: float, counts: Callable[[Kept], bool]) -> bool:
-        """Whether there is room for more beside this store and those of the others that count, some of them removed."""
-        counted = [one for one in self.others if counts(one)]
-        for one in [*counted, None]:
-            if self.bytes + sum(one.bytes for one in counted) + size <= most:
-                return True
-            if one is not None and not one.in_use:
+    def _makes_room(self, size: int) -> bool:
+        shared = self.share == 1 or self._makes_room_beside(size, self.share * self.most_bytes, _has_share)
+        return shared and self._makes_room_beside(size, self.most_bytes, lambda one: True)
+
+    def _makes_room_beside(self, size: int, most: float, counts: Callable[[Kept], bool]) -> bool:
+        """Whether there is room for more beside this store and those of the others that count.
+
+        Of these some are removed, then rows of this one.
+        """
+
+        def fits() -> bool:
+            return self.bytes + sum(one.bytes for one in self.others if counts(one)) + size <= most
+
+        for one in filter(counts, self.others[:]):
+            if not fits() and not one.users:
                 one.remove()
-                counted.remove(one)
                 self.others.remove(one)
+        while not fits():
+            if not self._removes_oldest():
+                return False
+        return True
+
+    def _removes_oldest(self) -> bool:
+        """Whether there was a row that nobody at work has used, and is gone."""
+        if self.mark is None or _marks(self.folder) != [self.mark.path]:
+            return False
+        self.oldest = self.oldest or self._unused()
+        while self.oldest:
+            path = self.oldest.pop()
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_atime_ns < self.since:  # it may have been read meanwhile
+                    size = _on_disk(path)
+                    path.unlink()
+                    self.rows, self.bytes = self.rows - 1, self.bytes - size
+                    return True
+            self.oldest = self.oldest or self._unused()
         return False
+
+    def _unused(self) -> list[Path]:
+        """Not all at once: there may be millions."""
+
+        def last_used() -> Iterator[tuple[int, Path]]:
+            for path in self.folder.glob("*/*.safetensors"):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.lstat().st_atime_ns, path
+
+        unused = (one for one in last_used() if one[0] < self.since)
+        return [path for _, path in reversed(heapq.nsmallest(_AT_ONCE, unused))]
 
     def _give_up(self, error: Exception) -> None:
         self.closed = True
         reason = getattr(error, "strerror", None) or str(error)
-        say_once(f"cache: {self.folder} cannot be written ({reason}); results are computed each time")
+        say_once(
+            f"cache: {self.folder} cannot be written ({reason}); what is there is read, nothing is added"
+        )
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
-def _checksum(tensors: Mapping[str, Any]) -> str:
+def _on_its_own(tensor: Any) -> Any:
+    """A copy, one value after the other in memory, which it shares with no other tensor."""
     import torch
 
-    value = 0
-    for name in sorted(tensors):
-        flat = tensors[name].contiguous().flatten().view(torch.uint8)
-        value = zlib.crc32(flat.numpy(), value)
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _checksum(key: str, tensors: Mapping[str, Any]) -> str:
+    """Of all that a file says: whose row it is, and each tensor's name, kind, shape and values."""
+    import torch
+
+    kinds = [(name, str(one.dtype), tuple(one.shape)) for name, one in sorted(tensors.items())]
+    value = zlib.crc32(repr((key, kinds)).encode())
+    for name, *_ in kinds:
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), value)
     return f"{value:08x}"
 
 
@@ -343,9 +459,8 @@ class RowCache:
         cache, about = recipe.cache, [name, facts, package_version("task-toolkit")]
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self.enabled, self.opened = cache.enabled, 0
-        self.store = StageStore(
-            cache_folder(cache.dir), key, {"stage": name, **facts}, cache.max_gb * GB, share=0.5
-        )
+        described = {"stage": name, "model": recipe.model.name, **facts}  # several models may share it
+        self.store = StageStore(cache_folder(cache.dir), key, described, cache.max_gb * GB, share=0.5)
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The tensors of one row.
@@ -367,4 +482,6 @@ class RowCache:
     def _open(self) -> None:
         self.opened = os.getpid()
         self.store.open()
+        if parent_process() is None:  # the rest is for workers, of which there are new ones in each epoch
+            self.store.shrink()
         Finalize(self, self.store.close, exitpriority=0)

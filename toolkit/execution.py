@@ -202,6 +202,7 @@ class Execution:
             rows,
             self._varying(stages),
             stopping=lambda: self.signals.received is not None,
+            model=self.recipe.model.name,
         ):
             yield
 

@@ -40,6 +40,7 @@ def reused(
     rows: int,
     varying: Sequence[str] = (),
     stopping: Callable[[], bool] = lambda: False,
+    model: str = "",
 ) -> Iterator[list[FrozenStage]]:
     """Meanwhile the outputs of those stages in which nothing trains are kept, and reused.
 
@@ -48,15 +49,19 @@ def reused(
         rows: how many inputs there will be, for a forecast.
         varying: names of stages whose inputs in training are others each time, and not worth keeping.
         stopping: whether the run is to end, so that nothing is waited for.
+        model: what the cache's listing calls the model where a stage does not say.
     """
     with contextlib.ExitStack() as stack:
-        yield [
+        attached = [
             stack.enter_context(
-                FrozenStage(stage, root, max_gb, rows, stage.name in varying, stopping).attached()
+                FrozenStage(stage, root, max_gb, rows, stage.name in varying, stopping, model).attached()
             )
             for stage in stages
             if reusable(stage)
         ]
+        for one in attached:  # now that each of them is known to be in use
+            one.store.shrink()
+        yield attached
 
 
 def varying(
@@ -124,8 +129,16 @@ class FrozenStage:
     """One stage and its store."""
 
     def __init__(
-        self, stage: Stage, root: Path, max_gb: float, rows: int, varies: bool, stopping: Callable[[], bool]
+        self,
+        stage: Stage,
+        root: Path,
+        max_gb: float,
+        rows: int,
+        varies: bool,
+        stopping: Callable[[], bool],
+        model: str,
     ) -> None:
+        self.model = model
         self.stage, self.rows, self.varies, self.stopping = stage, rows, varies, stopping
         self.root, self.most_bytes = root, max_gb * GB
         self.compute: Callable[..., Any] = stage.module.forward
@@ -139,8 +152,11 @@ class FrozenStage:
 
     def _know(self) -> None:
         """Take the stage as it is now for what the store is of."""
-        self.state = _state(self.stage.module)
-        self.store = StageStore(self.root, stage_key(self.stage), _facts(self.stage), self.most_bytes)
+        self.looks = _looks(self.stage.module)
+        self.state = _state(self.stage.module, self.looks)
+        self.store = StageStore(
+            self.root, stage_key(self.stage), _facts(self.stage, self.model), self.most_bytes
+        )
         self.checked = not self.store.folder.is_dir()  # nothing is there to look at
 
     @contextlib.contextmanager
@@ -174,7 +190,7 @@ class FrozenStage:
         if any(one.requires_grad for one in self.stage.module.parameters()):
             say_once(f"cache: the {self.stage.name} trains now, and is computed each time")
             return False
-        if _state(self.stage.module) != self.state:
+        if _state(self.stage.module, self.looks) != self.state:
             self.store.close()
             self._know()
             self.store.open()
@@ -299,7 +315,7 @@ class FrozenStage:
         rows = self.store.count()
         there = f", {rows} rows of it there already" if rows else ""
         say(
-            f"cache: the {self.stage.name} does not train; its outputs for {self.rows} rows take "
+            f"cache: the {self.stage.name} does not train; outputs for {self.rows} rows like the first take "
             f"{self.rows * size / GB:.2g} GB in {self.store.folder}{there}"
         )
 
@@ -354,16 +370,38 @@ def _adapters(module: nn.Module) -> list[Any]:
     ]
 
 
-def _state(module: nn.Module) -> tuple[Any, ...]:
-    """Tells whether weights have changed since, without a look at them."""
+def _state(module: nn.Module, looks: list[list[list[Tensor]]]) -> tuple[Any, ...]:
+    """Tells whether weights have changed since: what is changed through `.data` keeps its version."""
     tensors = [*module.parameters(), *module.buffers()]
     versions = [0 if one.is_inference() else one._version for one in tensors]
-    return (*versions, *(one.data_ptr() for one in tensors), repr(_adapters(module)))
+    seen = [torch.cat([torch.cat(alike).view(torch.uint8) for alike in kinds]) for kinds in looks]
+    values = [_bytes(one).tobytes() for one in seen]
+    return (*versions, *(one.data_ptr() for one in tensors), *values, repr(_adapters(module)))
 
 
-def _facts(stage: Stage) -> dict[str, Any]:
-    model = getattr(getattr(stage.module, "config", None), "name_or_path", "")
-    return {"stage": stage.name, "class": type(stage.module).__name__, "model": str(model)}
+_LOOKED_AT = 16
+"""Values of a tensor; who averages or scales weights changes all of them."""
+
+
+def _looks(module: nn.Module) -> list[list[list[Tensor]]]:
+    """Views of a few values of each tensor, by device and by type, so that few operations and transfers read them."""
+    looks: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
+    for one in [*module.parameters(), *module.buffers()]:
+        if one.numel():
+            looks.setdefault(one.device, {}).setdefault(one.dtype, []).append(_few(one.detach()))
+    return [list(kinds.values()) for kinds in looks.values()]
+
+
+def _few(tensor: Tensor) -> Tensor:
+    """A view of values from the first to the last, evenly spread over its memory."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    step = max(1, last // (_LOOKED_AT - 1))
+    return tensor.as_strided((min(_LOOKED_AT, last + 1),), (step,))
+
+
+def _facts(stage: Stage, model: str) -> dict[str, Any]:
+    own = getattr(getattr(stage.module, "config", None), "name_or_path", "")
+    return {"stage": stage.name, "class": type(stage.module).__name__, "model": str(own or model)}
 
 
 def _has_dropout(module: nn.Module) -> bool:

@@ -38,7 +38,23 @@ def test_a_row_is_computed_once(tmp_path: Path) -> None:
     assert asked(made(tmp_path, version=2))
     assert asked(made(tmp_path, name="cubes"))
     entry = next(one for one in cache.kept(tmp_path) if one.rows == 2)
-    assert entry.facts == {"stage": "squares", "version": 1, "share": 0.5}
+    assert entry.facts == {"stage": "squares", "model": "sample", "version": 1, "share": 0.5}
+
+
+SQUARE = torch.arange(12.0).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [{"a": SQUARE.T}, {"a": SQUARE, "b": SQUARE[:1]}, {"a": SQUARE[:, :2]}, {"a": SQUARE[0, 0]}],
+    ids=["transposed", "shared", "a part", "a number"],
+)
+def test_tensors_may_lie_in_memory_as_they_like(tensors: dict[str, Any], tmp_path: Path) -> None:
+    one = made(tmp_path)
+    one.get("ab", lambda: tensors)
+    found = one.get("ab", lambda: pytest.fail("computed again"))
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_a_cache_that_is_switched_off_is_not_touched(tmp_path: Path) -> None:
@@ -50,9 +66,31 @@ def test_a_cache_that_is_switched_off_is_not_touched(tmp_path: Path) -> None:
 def test_it_is_in_use_as_long_as_it_is_there(tmp_path: Path) -> None:
     one = made(tmp_path)
     asked(one)
-    assert cache.kept(tmp_path)[0].in_use
+    assert cache.kept(tmp_path)[0].users == [str(os.getpid())]
     del one
-    assert not cache.kept(tmp_path)[0].in_use
+    assert cache.kept(tmp_path)[0].users == []
+
+
+def test_another_in_this_process_still_uses_it(tmp_path: Path) -> None:
+    one, other = made(tmp_path), made(tmp_path)
+    assert [asked(one), asked(other)] == [True, False]
+    del one
+    assert cache.kept(tmp_path)[0].users
+
+
+def test_a_number_that_another_process_has_meanwhile_is_no_use(tmp_path: Path, capsys: Any) -> None:
+    """As in containers, whose processes have few numbers; one that is killed leaves its mark."""
+    one = made(tmp_path)
+    asked(one)
+    [mine] = tmp_path.glob("frozen/*/in-use-*")
+    (mine.parent / f"in-use-{os.getppid()}").touch()
+    assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
+    assert f"in use by process {os.getpid()}\n" in capsys.readouterr().out
+    assert list(mine.parent.glob("in-use-*")) == [mine]
+    del one
+    (mine.parent / f"in-use-{os.getpid()}").touch()
+    assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
+    assert not cache.kept(tmp_path)
 
 
 def test_what_cannot_be_computed_is_not_kept(tmp_path: Path) -> None:
@@ -100,6 +138,40 @@ def test_what_is_dearer_does_not_make_way_for_it(row: int, tmp_path: Path) -> No
     }
 
 
+def keys_in(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("frozen/*/*/*.safetensors")}
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_rows_of_its_own_that_no_run_asks_for_any_more_go(
+    at_once: int, row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest unused first, when it is full; what another process uses stays."""
+    monkeypatch.setattr(cache, "_AT_ONCE", at_once)
+    most = 2 * 4 * row / 1e9
+    one = made(tmp_path, max_gb=most)
+    assert all(asked(one, key) for key in ("aa", "bb", "cc", "dd"))
+    del one
+    for used, key in enumerate(("bb", "aa", "cc", "dd")):
+        os.utime(next(tmp_path.glob(f"frozen/*/*/{key}.safetensors")), (used, 9))
+    one = made(tmp_path, max_gb=most)
+    assert [asked(one, key) for key in ("aa", "ee", "ff", "aa")] == [False, True, True, False]
+    assert keys_in(tmp_path) == {"aa", "dd", "ee", "ff"}
+    other = made(tmp_path, max_gb=most)
+    assert [asked(other, "gg"), asked(one, "gg")] == [True, True], "each keeps the other from it"
+    assert keys_in(tmp_path) == {"aa", "dd", "ee", "ff"}
+
+
+def test_what_is_too_much_goes_at_the_start(row: int, tmp_path: Path) -> None:
+    one = made(tmp_path)
+    assert all(asked(one, f"{key:02}") for key in range(6))
+    del one
+    assert not asked(made(tmp_path, max_gb=2 * 6 * row / 1e9), "00")
+    assert len(keys_in(tmp_path)) == 6
+    asked(made(tmp_path, max_gb=2 * 4 * row / 1e9), "05")
+    assert len(keys_in(tmp_path)) == 4
+
+
 def test_what_others_write_meanwhile_counts(
     row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,15 +185,19 @@ def test_what_others_write_meanwhile_counts(
 
 
 def test_few_looks_at_what_is_there(row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes the longer the more it is: none where everything is read, and few where all is written."""
+    """Each takes the longer the more it is: one at the start, none in workers, and few where all is written."""
     looks, kept = [], cache.kept
     monkeypatch.setattr(cache, "kept", lambda root: looks.append(root) or kept(root))
     monkeypatch.setattr(cache, "_RECOUNT", 2 * row)
     one = made(tmp_path)
     assert all(asked(one, f"{key:02}") for key in range(20))
     assert len(looks) == 1
-    assert not any(asked(made(tmp_path), f"{key:02}") for key in range(20))
-    assert len(looks) == 1
+    one = made(tmp_path)
+    assert not any(asked(one, f"{key:02}") for key in range(20))
+    assert len(looks) == 2
+    monkeypatch.setattr(cache, "parent_process", lambda: "a run")
+    assert not asked(made(tmp_path), "01")
+    assert len(looks) == 2
 
 
 def test_what_dead_processes_have_left_is_cleared_up(tmp_path: Path) -> None:

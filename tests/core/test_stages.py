@@ -89,7 +89,7 @@ def test_a_forward_that_others_have_put_there_is_put_back(stage: Stage, tmp_path
 def test_a_later_run_reads_what_an_earlier_one_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
     with attached(stage, tmp_path):
         expected = stage.module(ROWS).last_hidden_state
-    assert "its outputs for 6 rows take 5.8e-07 GB in" in capsys.readouterr().err
+    assert "outputs for 6 rows like the first take 5.8e-07 GB in" in capsys.readouterr().err
     again = Stage("encoder", frozen(Encoder()))
     with attached(again, tmp_path):
         assert torch.equal(again.module(ROWS).last_hidden_state, expected)
@@ -212,15 +212,24 @@ def test_calls_that_are_left_alone(arguments: Any, tmp_path: Path) -> None:
         assert (one.read, one.computed) == (0, 0)
 
 
-@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "other"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "other", "name", "type", "shape", "row"])
 def test_what_is_damaged_is_computed_again(harm: str, stage: Stage, tmp_path: Path, capsys: Any) -> None:
     with attached(stage, tmp_path):
         expected = stage.module(ROWS).last_hidden_state
-        for path in tmp_path.rglob("*.safetensors"):
-            content = bytearray(path.read_bytes())
-            content[-3] ^= 64
-            harmed = {"flipped": content, "cut": content[:-9], "empty": b"", "other": b"\x08" * 40}[harm]
-            path.write_bytes(bytes(harmed))
+        files = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+        for path, content in files.items():
+            harmed = {
+                "flipped": content[:-3] + bytes([content[-3] ^ 64]) + content[-2:],
+                "cut": content[:-9],
+                "empty": b"",
+                "other": b"\x08" * 40,
+                "name": content.replace(b"hidden_state", b"hidden_statd"),
+                "type": content.replace(b"F32", b"I32"),
+                "shape": content.replace(b"[3,8]", b"[8,3]"),
+                "row": next(other for other in files.values() if other != content),
+            }[harm]
+            assert harmed != content
+            path.write_bytes(harmed)
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
     assert stage.module.rows == [6, 6]
@@ -274,7 +283,9 @@ def test_a_stage_that_begins_to_train_is_computed(stage: Stage, tmp_path: Path, 
     assert "the encoder trains now, and is computed each time" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", ["in place", "other data", "another parameter"])
+@pytest.mark.parametrize(
+    "way", ["in place", "other data", "another parameter", "through data", "a copy into data", "by numpy"]
+)
 def test_weights_that_change_meanwhile_are_another_stage(way: str, stage: Stage, tmp_path: Path) -> None:
     """As where a callback swaps them for their averages."""
     layer: Any = stage.module.layer
@@ -288,6 +299,12 @@ def test_weights_that_change_meanwhile_are_another_stage(way: str, stage: Stage,
                 layer.weight.data = kept * 2
             case "another parameter":
                 layer.weight = nn.Parameter(kept * 2, requires_grad=False)
+            case "through data":
+                layer.weight.data.mul_(2)
+            case "a copy into data":
+                layer.weight.data.copy_(kept * 2)
+            case "by numpy":
+                layer.weight.numpy()[:] *= 2
         for _ in range(2):
             assert torch.equal(
                 stage.module(ROWS).last_hidden_state,
@@ -381,21 +398,28 @@ def test_the_cap_and_what_has_been_unused_the_longest(tmp_path: Path, capsys: An
     assert "cache: full at" in capsys.readouterr().err
 
 
+def test_a_later_run_with_a_smaller_cap(stage: Stage, tmp_path: Path) -> None:
+    size = row_on_disk(tmp_path / "probe")
+    with attached(stage, tmp_path):
+        stage.module(ROWS)
+        stage.module(-ROWS)
+    for shown in (11, 5):
+        with attached(stage, tmp_path, max_gb=shown * size / 1e9) as (one,):
+            assert one.store.rows == shown
+
+
 def test_what_another_process_uses_stays(stage: Stage, tmp_path: Path) -> None:
     size = row_on_disk(tmp_path / "probe")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        with attached(stage, tmp_path) as (one,):
-            stage.module(ROWS)
-        mark = one.store.folder / f"in-use-{other.pid}"
-        mark.touch()
-        assert cache.kept(tmp_path)[0].in_use
+    with attached(stage, tmp_path) as (one,):
+        stage.module(ROWS)
+    with held(one, tmp_path, []) as other:
+        assert cache.kept(tmp_path)[0].users == [str(other.pid)]
         second = frozen(Encoder())
         second.layer.weight.mul_(2)  # type: ignore[operator, union-attr]
         with attached(Stage("second", second), tmp_path, max_gb=6 * size / 1e9) as (two,):
             second(ROWS)
             assert (two.store.rows, one.store.folder.is_dir()) == (0, True)
-        other.communicate(b"\n")
-    assert not cache.kept(tmp_path)[0].in_use
+    assert cache.kept(tmp_path)[0].users == [], "it was killed"
 
 
 def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path, capsys: Any) -> None:
@@ -404,7 +428,8 @@ def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path, capsys: A
     with attached(stage, tmp_path):
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
         assert torch.equal(stage.module(ROWS).last_hidden_state, expected)
-    assert "cannot be written (Not a directory); results are computed each time" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot be written (Not a directory); what is there is read, nothing is added" in said
 
 
 def test_nothing_is_written_through_a_link(stage: Stage, tmp_path: Path) -> None:
@@ -436,7 +461,7 @@ def test_a_full_disk_in_the_middle(
         assert torch.equal(stage.module(ROWS[:3]).last_hidden_state, expected)
         stage.module(ROWS)
         assert not list(tmp_path.rglob("*.partial"))
-    assert "results are computed each time" in capsys.readouterr().err
+    assert "what is there is read, nothing is added" in capsys.readouterr().err
 
 
 def whisper() -> Any:
@@ -477,6 +502,30 @@ def test_gradients_are_those_without(tmp_path: Path) -> None:
         gradients.append([one.grad for one in model.parameters() if one.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 20
     assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("way", ["transposed", "channels last", "expanded"])
+def test_outputs_that_lie_otherwise_in_memory(way: str, tmp_path: Path) -> None:
+    class Lying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(4, 6, 1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.layer(inputs)
+            match way:
+                case "transposed":
+                    return outputs.transpose(1, 2)
+                case "expanded":
+                    return outputs[..., :1].expand(-1, -1, -1, 5)
+                case _:
+                    return outputs.contiguous(memory_format=torch.channels_last)
+
+    stage, inputs = Stage("lying", frozen(Lying())), torch.randn(3, 4, 5, 5)
+    expected = stage.module(inputs)
+    with attached(stage, tmp_path) as (one,):
+        assert all(torch.equal(stage.module(inputs), expected) for _ in range(2))
+        assert (one.read, one.computed) == (3, 3)
 
 
 def test_bfloat16(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_pictures_are_decoded_once(in_tmp: Path, monkeypatch: pytest.MonkeyPatch
     assert main(["cache", "--dir", "kept", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     (pixels,) = [one for one in entries if one["stage"] == "pixels"]
+    assert {Path(one["model"]).name for one in entries} == {"model"}
     assert 12 < pixels["rows"] <= 12 + 2 * 8
     with monkeypatch.context() as patch:
         patch.setattr("toolkit_clip.prepare.open_rgb", lambda image: pytest.fail(f"{image} is decoded again"))

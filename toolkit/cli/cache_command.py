@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     root = cache_folder(options.dir)
     found = _found(root, options.clear)
-    removed = [one for one in found if options.clear and not one.in_use]
+    removed = [one for one in found if options.clear and not one.users]
     for one in removed:
         _remove(one)
     left = [one for one in found if one not in removed]
@@ -62,7 +62,14 @@ def _remove(one: Kept) -> None:
 
 def _entry(one: Kept) -> dict[str, Any]:
     used = datetime.fromtimestamp(one.used).isoformat(timespec="seconds")
-    return {**one.facts, "rows": one.rows, "bytes": one.bytes, "used": used, "folder": str(one.folder)}
+    return {
+        **one.facts,
+        "rows": one.rows,
+        "bytes": one.bytes,
+        "used": used,
+        "in_use_by": one.users,
+        "folder": str(one.folder),
+    }
 
 
 def show(document: dict[str, Any]) -> None:
@@ -77,4 +84,6 @@ def show(document: dict[str, Any]) -> None:
 
 def _line(one: dict[str, Any]) -> list[str]:
     model = Path(str(one.get("model", ""))).name
-    return [str(one.get("stage", "?")), model, str(one["rows"]), f"{one['bytes'] / GB:.2g}", one["used"]]
+    by = ", ".join(one["in_use_by"])
+    used = f"in use by process {by}" if by else one["used"]
+    return [str(one.get("stage", "?")), model, str(one["rows"]), f"{one['bytes'] / GB:.2g}", used]
