@@ -21,6 +21,7 @@ from toolkit.errors import CheckpointError, ToolkitError
 from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
 from toolkit.notices import say
+from toolkit.optimizing import as_set_now, optimizer_settings
 
 _ABSENT = object()
 _ADAPTER = "adapter_model.safetensors"
@@ -237,6 +238,7 @@ class ResumableTrainer(transformers.Trainer):
             "skipped": self._numbers.skipped,
             "stopped": self._stopped,
             "evaluation_due": self._evaluation_due,
+            "settings": optimizer_settings(self.args, self.state.max_steps),
         }
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -279,7 +281,7 @@ class ResumableTrainer(transformers.Trainer):
                 "to go on from it would not be exact",
                 hint=f"begin another run from its weights: --model {checkpoint}",
             )
-        with _taken_up("optimizer and scheduler", checkpoint):
+        with _taken_up("optimizer and scheduler", checkpoint), as_set_now(self, _made_with(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -366,6 +368,12 @@ class _Resumption(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         control.should_save, self.deferred = control.should_save or self.deferred, False
         return control
+
+
+def _made_with(folder: str | None) -> dict[str, Any]:
+    """The settings of the optimizer that a checkpoint was made with; one of a script for upstream does not say."""
+    path = Path(folder) / checkpoint.RUNNING_LOSS if folder else None
+    return checkpoint.read_json(path).get("settings", {}) if path is not None and path.is_file() else {}
 
 
 def _refuse_damaged_best(best: Path) -> None:

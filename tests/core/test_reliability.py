@@ -260,6 +260,68 @@ def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: 
     ]  # fmt: skip
 
 
+PLATEAU = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0, "threshold": 9.0},
+           "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}  # fmt: skip
+
+
+def groups(folder: str) -> list[dict[str, Any]]:
+    """The hyperparameters of the optimizer at the end."""
+    kept = torch.load(ck.ordered(Path(folder, "checkpoints"))[-1] / "optimizer.pt", weights_only=True)
+    assert {int(one["step"]) for one in kept["state"].values()} == {
+        ck.step_of(ck.ordered(Path(folder, "checkpoints"))[-1])
+    }
+    return [
+        {name: value for name, value in one.items() if name != "initial_lr"} for one in kept["param_groups"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "edited"),
+    [
+        ({"learning_rate": 1e-9}, False),
+        ({"learning_rate": 1e-9}, True),
+        ({"weight_decay": 0.5, "adam_beta1": 0.5, "adam_epsilon": 1e-3}, False),
+        ({"lr_scheduler_type": "cosine", "warmup_steps": 12}, False),
+        ({"num_train_epochs": 5}, False),
+        ({**PLATEAU, "lr_scheduler_kwargs": {"patience": 99}}, False),
+    ],
+)
+def test_what_is_changed_of_the_optimizer_counts(
+    tiny_recipe: Recipe, in_tmp: Path, train: dict[str, Any], edited: bool
+) -> None:
+    """From the checkpoint on, as if it had been set so from the first step; the moments are taken up."""
+    recipe = tiny_recipe.override(train={"logging_steps": 1})
+    changed = recipe.override(train=train)
+    folder = stopped(recipe, "first", 8)
+    if edited:
+        Recipe.load(folder / "recipe.yaml").override(train=train).dump(folder / "recipe.yaml")
+    run(changed, "first", data=SPLITS, resume=True, allow_changes=not edited)
+    run(changed, "whole", data=SPLITS)
+    assert groups("first") == groups("whole")
+    rates = [
+        {line["step"]: line["learning_rate"] for line in lines(Path(one)) if line["split"] == "train"}
+        for one in ("first", "whole")
+    ]
+    assert {step: rate for step, rate in rates[0].items() if step > 8} == {
+        step: rate for step, rate in rates[1].items() if step > 8
+    }
+
+
+def test_what_a_scheduler_has_seen_is_kept_where_the_rate_is_not_changed(
+    tiny_recipe: Recipe, in_tmp: Path
+) -> None:
+    recipe = tiny_recipe.override(train=PLATEAU)
+    whole = run(recipe, "whole", data=SPLITS)
+    stopped(recipe, "first", 8)
+    again = run(recipe, "first", data=SPLITS, resume=True)
+    assert same(weights(whole.folder), weights(again.folder))
+    shutil.rmtree("first")
+    stopped(recipe, "first", 8)
+    run(recipe.override(train={"weight_decay": 0.5}), "first", data=SPLITS, resume=True, allow_changes=True)
+    assert groups("whole")[0]["lr"] == groups("first")[0]["lr"] < 0.01
+    assert groups("first")[0]["weight_decay"] == 0.5
+
+
 def test_another_number_of_processes_is_refused(tiny_recipe: Recipe, in_tmp: Path) -> None:
     folder = stopped(tiny_recipe, "first", 8)
     environment = json.loads((folder / "environment.json").read_text())
