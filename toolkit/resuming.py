@@ -295,8 +295,10 @@ class ResumableTrainer(transformers.Trainer):
     # ---- models with `add_adapter`, which upstream saves but cannot load -----------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self._load_added_adapter(Path(resume_from_checkpoint)):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        other = "it is of another model or adapter than the recipe's: go on by the one it is of, or start another run"
+        with _taken_up("weights", resume_from_checkpoint, other):
+            if not self._load_added_adapter(Path(resume_from_checkpoint)):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)

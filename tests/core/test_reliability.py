@@ -307,6 +307,63 @@ def test_what_is_changed_of_the_optimizer_counts(
     }
 
 
+OTHER_OPTIMIZER = r"the checkpoint holds the state of another optimizer: train\.optim"
+OTHER_WEIGHTS = r"the weights in .* cannot be taken up"
+
+
+@pytest.mark.parametrize(
+    ("change", "told", "edited"),
+    [
+        ({"train": {"optim": "sgd"}}, 'train.optim: null there, "sgd" here', OTHER_OPTIMIZER),
+        ({"train": {"optim_args": "a=1"}}, 'train.optim_args: null there, "a=1" here', OTHER_OPTIMIZER),
+        ({"adapter": {"r": 4}}, "adapter.r: 2 there, 4 here", OTHER_WEIGHTS),
+        ({"adapter": None}, "adapter.r: 2 there, null here", OTHER_WEIGHTS),
+    ],
+)
+def test_what_trains_cannot_be_changed(
+    tiny_recipe: Recipe, in_tmp: Path, change: dict[str, Any], told: str, edited: str
+) -> None:
+    """Not from a checkpoint on, whose state it would not fit."""
+    recipe = tiny_recipe.override(adapter={"r": 2, "target_modules": "all-linear"}, train={"max_steps": 8})
+    folder = stopped(recipe, "first", 4)
+    before = (folder / "recipe.yaml").read_text()
+    changed = recipe.override(**change)
+    with pytest.raises(RecipeError, match="what trains cannot be changed") as error:
+        run(changed, "first", data=SPLITS, resume=True, allow_changes=True)
+    assert told in error.value.message
+    assert "--model first/checkpoints/checkpoint-4" in str(error.value.hint)
+    assert (folder / "recipe.yaml").read_text() == before
+    Recipe.load(folder / "recipe.yaml").override(**change).dump(folder / "recipe.yaml")
+    with pytest.raises(CheckpointError, match=edited):
+        run(changed, "first", data=SPLITS, resume=True)
+
+
+def test_an_adapters_dropout_can_be_changed(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(adapter={"r": 2, "target_modules": "all-linear"}, train={"max_steps": 8})
+    stopped(recipe, "first", 4)
+    changed = recipe.override(adapter={"lora_dropout": 0.1})
+    assert run(changed, "first", data=SPLITS, resume=True, allow_changes=True).summary["status"] == "finished"
+
+
+def test_a_checkpoint_that_cannot_be_taken_up_leaves_the_recipe_as_it_was(
+    tiny_recipe: Recipe, in_tmp: Path
+) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    one = folder / "checkpoints" / "checkpoint-8"
+    torch.save({}, one / "optimizer.pt")
+    ck.complete(one)
+    before = [(folder / name).read_text() for name in ("recipe.yaml", "environment.json")]
+    with pytest.raises(CheckpointError, match=r"the optimizer and scheduler in .* cannot be taken up"):
+        run(
+            tiny_recipe.override(train={"learning_rate": 0.5}),
+            "first",
+            data=SPLITS,
+            resume=True,
+            allow_changes=True,
+        )
+    assert [(folder / name).read_text() for name in ("recipe.yaml", "environment.json")] == before
+
+
 def test_what_a_scheduler_has_seen_is_kept_where_the_rate_is_not_changed(
     tiny_recipe: Recipe, in_tmp: Path
 ) -> None:
