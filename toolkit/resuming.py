@@ -41,6 +41,7 @@ class ResumableTrainer(transformers.Trainer):
         self._numbers = BadNumbers(self)
         self._reported: dict[str, list[float]] = {}
         self._tr_loss: Any = 0.0
+        self._logged_before = 0
         self._total_loss_scalar = 0.0
         self._loaded_use_cache: Any = _ABSENT
         self._remember_use_cache(kwargs.get("model", args[0] if args else None))
@@ -156,11 +157,22 @@ class ResumableTrainer(transformers.Trainer):
         return len(self._numbers.skipped)
 
     def mean_train_loss(self) -> float | None:
-        """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
-        if not self.state.global_step:
-            return None
+        """Mean of the training loss over the steps that were taken, before a resume too; None where none was."""
+        taken = int(self.state.global_step) - self.skipped_steps
         total = self._loss_before_resume + self._total_loss_scalar + self._loss_since_log()
-        return total / int(self.state.global_step)
+        return total / taken if taken else None
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._logged_before = self._globalstep_last_logged
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As upstream; steps that were skipped are not counted in the mean loss, which without others is NaN."""
+        if "loss" in logs:
+            logs["loss"] = self._numbers.mean_of_taken(
+                logs["loss"], self._logged_before, self.state.global_step
+            )
+        super().log(logs, start_time)
 
     def _loss_since_log(self) -> float:
         """Not yet in upstream's sum, to which the end of training adds it."""

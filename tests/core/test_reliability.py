@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -526,16 +527,43 @@ def test_bad_steps_are_skipped_and_counted(
     assert lines(whole.folder) == lines(again.folder)
 
 
+@pytest.mark.parametrize("logging_steps", [1, 4])
+def test_the_loss_of_a_skipped_step_counts_nowhere(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, logging_steps: int
+) -> None:
+    """Not that of its other micro-batches either."""
+    train = {"on_nan_inf": "skip", "logging_steps": logging_steps, "learning_rate": 0.0, "max_steps": 10,
+             "save_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}  # fmt: skip
+    recipe = poisoned(tiny_recipe.override(train=train), install, "nan")
+    data = {**SPLITS, "train": [SPLITS["train"][3]] * 20}  # so that each step that is taken has the same loss
+    whole = run(recipe, "whole", data=data)
+    assert whole.summary["train"]["skipped"] == 2
+    found = [line["loss"] for line in lines(whole.folder) if line["split"] == "train"]
+    assert found.count(None) == (2 if logging_steps == 1 else 0)
+    taken = [loss for loss in found if loss is not None]
+    assert taken == pytest.approx([taken[0]] * len(taken))
+    assert whole.summary["train"]["loss"] == pytest.approx(taken[0])
+    shutil.copytree("whole", "first")
+    for gone in (Path("first/model"), *ck.ordered(Path("first/checkpoints"))[1:]):
+        shutil.rmtree(gone)
+    Path("first/summary.json").unlink()
+    again = run(recipe, "first", data=data, resume=True)
+    assert lines(again.folder) == lines(whole.folder)
+    assert again.summary["train"] == {**whole.summary["train"], "resumed_from": 3, "seconds": ANY}
+
+
 def test_weights_beyond_help_end_a_run_that_skips(
     tiny_recipe: Recipe, install: Install, in_tmp: Path
 ) -> None:
     recipe = poisoned(tiny_recipe.override(train={"on_nan_inf": "skip"}), install, "nan")
-    with pytest.raises(RunError, match="step 10: the loss is nan, for the 10th time in a row"):
+    with pytest.raises(RunError, match="step 10: the loss is nan, for the 10th time in a row") as error:
         run(
             recipe.override(train={"num_train_epochs": 20}),
             "first",
             data={**SPLITS, "train": SPLITS["train"][:4]},
         )
+    assert "on_nan_inf" not in str(error.value.hint)
+    assert json.loads(Path("first/summary.json").read_text())["train"]["loss"] is None
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------
