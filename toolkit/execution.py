@@ -420,8 +420,11 @@ class Execution:
                 f"{self.files.checkpoints}, then: toolkit resume {self.files.path}",
             )
         for folder, problem in unusable.items():
-            say(f"{folder.name} is passed over and removed: {problem}")
-            checkpoint.clear(folder)
+            if checkpoint.was_cut_off(folder):
+                checkpoint.clear(folder)
+                say(f"{folder.name} is passed over and removed: {problem}")
+            else:
+                say(f"{folder.name} is passed over, and is now {checkpoint.set_aside(folder)}: {problem}")
         if found is None:
             self.files.cut_back(-1)
         else:

@@ -141,7 +141,10 @@ def test_damaged_checkpoints(
     shutil.copytree(folder, "second")
     spoil(folder / "checkpoints" / "checkpoint-8")
     again = run(tiny_recipe, "first", data=SPLITS, resume=True)
-    assert f"checkpoint-8 is passed over and removed: {problem}" in capsys.readouterr().err
+    aside = "first/checkpoints/checkpoint-8.damaged"
+    assert f"checkpoint-8 is passed over, and is now {aside}: {problem}" in capsys.readouterr().err
+    assert Path(aside, "optimizer.pt").is_file()
+    assert [ck.step_of(one) for one in ck.ordered(Path("first/checkpoints"))] == [4, 8, 12, 15]
     assert again.summary["train"]["resumed_from"] == 4
     assert same(weights(whole.folder), weights(again.folder))
 
@@ -159,22 +162,31 @@ def test_damaged_checkpoints(
     assert run(tiny_recipe, "second", data=SPLITS, resume=True).summary["train"]["resumed_from"] is None
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "trainer_state.json"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
 def test_a_checkpoint_that_the_disk_does_not_give_back(
-    tiny_recipe: Recipe, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    folder = stopped(tiny_recipe, "first", 8)
-    sha256, unreadable = ck._sha256, [folder / "checkpoints/checkpoint-8/model.safetensors"]
+    """It may be whole: nothing is passed over, and nothing removed."""
+    folder = tmp_path / "checkpoint-4"
+    ck.begin(folder)
+    (folder / "model.safetensors").write_text("weights")
+    write_state(folder)
+    ck.complete(folder)
 
-    def failing(path: Path) -> str:
-        if path in unreadable:
-            unreadable.clear()
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return sha256(path)
+    def failing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return opened(path, *args, **kwargs)
 
-    monkeypatch.setattr(ck, "_sha256", failing)
-    assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["train"]["resumed_from"] == 4
-    said = "checkpoint-8 is passed over and removed: 'model.safetensors' cannot be read: Input/output error"
-    assert said in capsys.readouterr().err
+    opened = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        patch.setattr(Path, "read_text", lambda path, **kwargs: failing(path, **kwargs).read())
+        with pytest.raises(CheckpointError) as error:
+            ck.newest_and_damaged(tmp_path)
+    assert error.value.message == f"{folder / name} cannot be read: {os.strerror(number)}"
+    assert ck.newest(tmp_path) == folder
 
 
 def test_the_model_is_on_the_disk_before_the_run_is_finished(
