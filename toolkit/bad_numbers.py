@@ -31,9 +31,13 @@ class BadNumbers:
         self.trainer = trainer
         self.skipped: list[int] = []
         self.losses: list[tuple[float, list[int]]] = []
+        self._sum_before: Any = 0.0
+        """The trainer's sum of losses before the step."""
 
     def note(self, inputs: Any, loss: torch.Tensor) -> None:
         """Remember the loss of a micro-batch, and its rows."""
+        if not self.losses:
+            self._sum_before = self.trainer._tr_loss + 0  # a copy, for it is added to in place
         rows = inputs.get("row_id") if isinstance(inputs, Mapping) else None
         self.losses.append((float(loss), [] if rows is None else rows.tolist()))
 
@@ -56,8 +60,21 @@ class BadNumbers:
         what = f"the loss is {bad[0][0]}" if bad else f"the gradient is {float(gradient_norm)}"
         rows = [row for _, some in bad or losses for row in some]
         if getattr(self.trainer.args, "on_nan_inf", "stop") == "stop":
-            self._end(f"step {step}: {what}, and no step was taken", rows)
+            self._end(
+                f"step {step}: {what}, and no step was taken",
+                rows,
+                "look at the rows, lower train.learning_rate, or go on without such steps: "
+                "--resume --set train.on_nan_inf=skip",
+            )
         self._skip(model, step, what, rows)
+
+    def mean_of_taken(self, mean: float, since: int, until: int) -> float:
+        """The mean loss of the steps after `since` that were taken, of a mean that divides by all up to `until`."""
+        skipped = sum(step > since for step in self.skipped)
+        if not skipped:
+            return mean
+        taken = until - since - skipped
+        return mean * (until - since) / taken if taken else math.nan
 
     def _on_any_rank(self, is_bad: bool) -> bool:
         if self.trainer.args.world_size == 1:
@@ -66,28 +83,29 @@ class BadNumbers:
         return bool(self.trainer.accelerator.gather(mine).sum())
 
     def _skip(self, model: Any, step: int, what: str, rows: list[int]) -> None:
+        if self.skipped[1 - MOST_IN_A_ROW :] == list(range(step - MOST_IN_A_ROW + 1, step)):
+            self._end(
+                f"step {step}: {what}, for the {MOST_IN_A_ROW}th time in a row",
+                rows,
+                "look at the rows, lower train.learning_rate, and start another run: the weights may be beyond help",
+            )
         self.skipped.append(step)
-        if self.skipped[-MOST_IN_A_ROW:] == list(range(step - MOST_IN_A_ROW + 1, step + 1)):
-            self._end(f"step {step}: {what}, for the {MOST_IN_A_ROW}th time in a row", rows)
+        self.trainer._tr_loss = self._sum_before
         model.zero_grad()  # without gradients an optimizer leaves weights and its own state alone
         if self.trainer.state.is_world_process_zero:
             named = "; ".join(self._named(rows))
             say(f"step {step} is skipped: {what}" + (f"; its rows: {named}" if named else ""))
 
-    def _end(self, what: str, rows: list[int]) -> NoReturn:
-        error = self._error(what, rows)
+    def _end(self, what: str, rows: list[int], hint: str) -> NoReturn:
+        error = self._error(what, rows, hint)
         ranks.first(functools.partial(_raise, error))  # which reports it
         raise error
 
-    def _error(self, what: str, rows: list[int]) -> RunError:
+    def _error(self, what: str, rows: list[int], hint: str) -> RunError:
         lines = [f"\n  {line}" for line in self._named(rows)]
         good = checkpoint.newest(Path(self.trainer.args.output_dir))
         saved = f"\nthe last good checkpoint: {good}" if good else "\nthere is no checkpoint yet"
-        return RunError(
-            what + ("; its rows:" + "".join(lines) if lines else "") + saved,
-            hint="look at the rows, lower train.learning_rate, or go on without such steps: "
-            "--resume --set train.on_nan_inf=skip",
-        )
+        return RunError(what + ("; its rows:" + "".join(lines) if lines else "") + saved, hint)
 
     def _named(self, row_ids: list[int]) -> Iterator[str]:
         rows = self.trainer.train_dataset

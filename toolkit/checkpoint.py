@@ -4,6 +4,7 @@ checkpoint-N/                   complete, or damaged
 checkpoint-N/.being-written     not complete yet; a process that was cut off leaves it so
 .checkpoint-N.before/           what was complete until the one of the same step is
 .checkpoint-N.gone/             being removed
+checkpoint-N.damaged/           set aside by a resume that passed it over
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 _BEING_WRITTEN = ".being-written"
 RUNNING_LOSS = "running_loss.json"
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""That something is not there, or is another thing, is damage; any other trouble may be of the disk or the rights."""
 
 
 def begin(folder: Path) -> None:
@@ -77,29 +81,48 @@ def was_cut_off(folder: Path) -> bool:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None when it is as its manifest says."""
+    """What is wrong with a checkpoint, or None when it is as its manifest says.
+
+    Raises:
+        CheckpointError: it cannot be read, which may pass.
+    """
     try:
-        entries = read_json(folder / MANIFEST)["files"]
+        with _told_when_unreadable(folder / MANIFEST):
+            entries = _mapping(folder / MANIFEST)["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in entries.items()}
-    except (CheckpointError, KeyError, TypeError, AttributeError):
+    except (*_ABSENT, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return "it was cut off while it was written" if was_cut_off(folder) else "it has no readable manifest"
     for name, (size, digest) in expected.items():
         path = folder / name
-        if not path.is_file():
-            return f"'{name}' is missing"
         try:
-            if path.stat().st_size != size or _sha256(path) != digest:
-                return f"'{name}' is not as it was written"
-        except OSError as error:
-            return f"'{name}' cannot be read: {error.strerror}"
+            with _told_when_unreadable(path):
+                if path.stat().st_size != size or _sha256(path) != digest:
+                    return f"'{name}' is not as it was written"
+        except _ABSENT:
+            return f"'{name}' is missing"
     return _damage_of_state(folder)
+
+
+@contextlib.contextmanager
+def _told_when_unreadable(path: Path) -> Iterator[None]:
+    """What the system has against reading a file that is there, as an error of ours: it may pass."""
+    try:
+        yield
+    except _ABSENT:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="see to the disk and to the rights, then try again: no checkpoint was touched",
+        ) from error
 
 
 def _damage_of_state(folder: Path) -> str | None:
     """What is written as it should be may still be nonsense, as of a checkpoint that was mended by hand."""
     try:
-        state = read_json(folder / STATE)
-    except CheckpointError:
+        with _told_when_unreadable(folder / STATE):
+            state = _mapping(folder / STATE)
+    except (*_ABSENT, ValueError, RecursionError):
         return f"'{STATE}' cannot be read"
     logged = state.get("log_history")
     if not isinstance(logged, list) or not all(isinstance(line, dict) for line in logged):
@@ -116,8 +139,12 @@ def is_validated(folder: Path) -> bool:
 
 
 def newest(parent: Path) -> Path | None:
-    """The latest complete checkpoint in `parent`, or None; damaged ones are passed over."""
-    return newest_and_damaged(parent)[0]
+    """The latest complete checkpoint in `parent`, or None; those that are damaged or cannot be read are passed over."""
+    for folder in reversed(ordered(parent)):
+        with contextlib.suppress(CheckpointError):
+            if damage(folder) is None:
+                return folder
+    return None
 
 
 def newest_and_damaged(parent: Path) -> tuple[Path | None, dict[Path, str]]:
@@ -139,6 +166,14 @@ def ordered(parent: Path) -> list[Path]:
         path for path in parent.iterdir() if path.is_dir() and path.name.removeprefix(PREFIX).isdecimal()
     ]
     return sorted((path for path in found if path.name.startswith(PREFIX)), key=step_of)
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a damaged checkpoint a name that counts as none, in place of what had it; what is whole in it is kept."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    clear(aside)
+    folder.rename(aside)
+    return aside
 
 
 def step_of(folder: Path) -> int:
@@ -214,13 +249,17 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no mapping")
+        return _mapping(path)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}", hint="bring it back from a copy, or start another run"
         ) from None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
     return content
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,7 @@ class Execution:
             ) from error
         if training:
             trainer.add_callback(_SamplesFile(self.files, trainer))
+            trainer.add_callback(_Changes(self._write_changes))
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -221,12 +222,14 @@ class Execution:
         self.signals.poll()
         started_from = self._go_back_to_checkpoint() if going_on else None
         self._resumed_step = checkpoint.step_of(started_from) if started_from else None
-        ranks.first(self._write_changes)
+        ranks.first(self._write_other_start)
         before = self._before()
         set_seed(self.arguments.seed)
         self._started = time.monotonic()
         if self.recipe.train.get("do_train", True):
             self.trainer.train(str(started_from) if started_from else None)
+        else:
+            ranks.first(self._write_changes)
         self.signals.poll()
         seconds = time.monotonic() - self._started
         unfinished = self.files.unfinished_model
@@ -321,6 +324,11 @@ class Execution:
         ]
         return ", ".join([*rows, f"fingerprint {was} there, {now['data_fingerprint']} here"])
 
+    def _write_other_start(self) -> None:
+        """What is measured before training is then of what stands in the folder, whenever the run is cut off."""
+        if self._begins_anew or self._resumed_step is None:
+            self._write_changes()
+
     def _write_changes(self) -> None:
         """From here on the run is what it is now; that it was something else before stands in `environment.json`."""
         if not self._changed:
@@ -332,6 +340,7 @@ class Execution:
         changes = [*begun.get("changes", []), {"step": self._resumed_step or 0, "changed": self._changed}]
         self.files.write_recipe(self.recipe)
         checkpoint.write_json(self.files.environment, {**self._facts(), "changes": changes})
+        self._changed = []
 
     def fail(self, error: BaseException) -> None:
         """Save what is trained when the run was stopped, and write how it ended."""
@@ -412,8 +421,11 @@ class Execution:
                 f"{self.files.checkpoints}, then: toolkit resume {self.files.path}",
             )
         for folder, problem in unusable.items():
-            say(f"{folder.name} is passed over and removed: {problem}")
-            checkpoint.clear(folder)
+            if checkpoint.was_cut_off(folder):
+                checkpoint.clear(folder)
+                say(f"{folder.name} is passed over and removed: {problem}")
+            else:
+                say(f"{folder.name} is passed over, and is now {checkpoint.set_aside(folder)}: {problem}")
         if found is None:
             self.files.cut_back(-1)
         else:
@@ -514,6 +526,16 @@ class _MetricsFile(TrainerCallback):
         prefix = _prefix_of(logs)
         values = {name.removeprefix(prefix): value for name, value in logs.items()}
         self.files.add_metrics(state.global_step, _PREFIXES.get(prefix, "train"), without_timing(values))
+
+
+class _Changes(TrainerCallback):
+    """Has what was changed written down once the checkpoint is taken up: one that cannot be leaves all as it was."""
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self.write = write
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ranks.first(self.write)
 
 
 class _EarlyStopping(EarlyStoppingCallback):

@@ -21,6 +21,7 @@ from toolkit.errors import CheckpointError, ToolkitError
 from toolkit.hub import push_checkpoint
 from toolkit.models import quiet
 from toolkit.notices import say
+from toolkit.optimizing import as_set_now, optimizer_settings
 
 _ABSENT = object()
 _ADAPTER = "adapter_model.safetensors"
@@ -40,6 +41,7 @@ class ResumableTrainer(transformers.Trainer):
         self._numbers = BadNumbers(self)
         self._reported: dict[str, list[float]] = {}
         self._tr_loss: Any = 0.0
+        self._logged_before = 0
         self._total_loss_scalar = 0.0
         self._loaded_use_cache: Any = _ABSENT
         self._remember_use_cache(kwargs.get("model", args[0] if args else None))
@@ -155,11 +157,22 @@ class ResumableTrainer(transformers.Trainer):
         return len(self._numbers.skipped)
 
     def mean_train_loss(self) -> float | None:
-        """Mean of the training loss over all steps so far, those before a resume included; None before the first."""
-        if not self.state.global_step:
-            return None
+        """Mean of the training loss over the steps that were taken, before a resume too; None where none was."""
+        taken = int(self.state.global_step) - self.skipped_steps
         total = self._loss_before_resume + self._total_loss_scalar + self._loss_since_log()
-        return total / int(self.state.global_step)
+        return total / taken if taken else None
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._logged_before = self._globalstep_last_logged
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As upstream; steps that were skipped are not counted in the mean loss, which without others is NaN."""
+        if "loss" in logs:
+            logs["loss"] = self._numbers.mean_of_taken(
+                logs["loss"], self._logged_before, self.state.global_step
+            )
+        super().log(logs, start_time)
 
     def _loss_since_log(self) -> float:
         """Not yet in upstream's sum, to which the end of training adds it."""
@@ -237,6 +250,7 @@ class ResumableTrainer(transformers.Trainer):
             "skipped": self._numbers.skipped,
             "stopped": self._stopped,
             "evaluation_due": self._evaluation_due,
+            "settings": optimizer_settings(self.args, self.state.max_steps),
         }
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -279,7 +293,7 @@ class ResumableTrainer(transformers.Trainer):
                 "to go on from it would not be exact",
                 hint=f"begin another run from its weights: --model {checkpoint}",
             )
-        with _taken_up("optimizer and scheduler", checkpoint):
+        with _taken_up("optimizer and scheduler", checkpoint), as_set_now(self, _made_with(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -293,8 +307,10 @@ class ResumableTrainer(transformers.Trainer):
     # ---- models with `add_adapter`, which upstream saves but cannot load -----------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self._load_added_adapter(Path(resume_from_checkpoint)):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        other = "it is of another model or adapter than the recipe's: go on by the one it is of, or start another run"
+        with _taken_up("weights", resume_from_checkpoint, other):
+            if not self._load_added_adapter(Path(resume_from_checkpoint)):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
@@ -366,6 +382,12 @@ class _Resumption(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         control.should_save, self.deferred = control.should_save or self.deferred, False
         return control
+
+
+def _made_with(folder: str | None) -> dict[str, Any]:
+    """The settings of the optimizer that a checkpoint was made with; one of a script for upstream does not say."""
+    path = Path(folder) / checkpoint.RUNNING_LOSS if folder else None
+    return checkpoint.read_json(path).get("settings", {}) if path is not None and path.is_file() else {}
 
 
 def _refuse_damaged_best(best: Path) -> None:

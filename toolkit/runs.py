@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit import ranks
 from toolkit.answers import expected
 from toolkit.base_model import refuse_changed
+from toolkit.checkpoint import ordered
 from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded, in_utf8
 from toolkit.lock import refuse_at_work
@@ -44,6 +45,8 @@ FREE_TO_CHANGE = (
     "train.save_total_limit",
 )
 """What may be set otherwise when a run goes on: neither the weights nor what is measured depend on it."""
+_WHAT_TRAINS = ("adapter", "train.optim", "train.optim_args", "train.optim_target_modules")
+"""What a checkpoint cannot be taken up without; but for an adapter's dropout."""
 
 
 class Run:
@@ -367,10 +370,17 @@ def _changed_settings(files: RunFolder, recipe: Recipe, allow_changes: bool) -> 
     """What is set otherwise than in the folder's recipe, a line each.
 
     Raises:
-        RecipeError: something of it would change what the run computes, and that is not allowed.
+        RecipeError: something of it would change what the run computes, and that is not allowed, or cannot be.
     """
     there, here = (_with_eval_steps(one.without_secrets().as_dict()) for one in (files.read_recipe(), recipe))
     different = differences(there, here)
+    if (newest := ordered(files.checkpoints)[-1:]) and (fixed := [*filter(_decides_what_trains, different)]):
+        raise RecipeError(
+            f"what trains cannot be changed in a run that has a checkpoint, as that in {files.path}: "
+            "the checkpoint would have no place for it\n  " + "\n  ".join(fixed[:8]),
+            hint=f"go on as it was: toolkit resume {files.path}, or start another run, from the weights so far if need "
+            f"be: --model {newest[0]}",
+        )
     refused = [line for line in different if not _may_change(line)]
     if refused and not allow_changes:
         raise RecipeError(
@@ -390,8 +400,16 @@ def _with_eval_steps(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _may_change(difference: str) -> bool:
     """Whether a setting changes neither the weights nor what is measured."""
+    return _is_of(FREE_TO_CHANGE, difference)
+
+
+def _decides_what_trains(difference: str) -> bool:
+    return _is_of(_WHAT_TRAINS, difference) and not difference.partition(": ")[0].endswith("dropout")
+
+
+def _is_of(settings: Sequence[str], difference: str) -> bool:
     key = difference.partition(": ")[0]
-    return any(key == one or key.startswith(f"{one}.") for one in FREE_TO_CHANGE)
+    return any(key == one or key.startswith(f"{one}.") for one in settings)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -76,6 +76,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, spoil, reason: str)
     assert ck.newest(tmp_path) == good
 
 
+def test_what_is_set_aside_counts_as_none_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    for text in ("earlier", "later"):
+        (write(tmp_path, 20) / "weights.bin").write_text(text)
+        assert ck.set_aside(tmp_path / "checkpoint-20") == tmp_path / "checkpoint-20.damaged"
+    assert (tmp_path / "checkpoint-20.damaged" / "weights.bin").read_text() == "later"
+    assert ck.ordered(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-20.damaged"]
+
+
 @pytest.mark.parametrize(
     ("state", "reason"),
     [

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -140,7 +141,10 @@ def test_damaged_checkpoints(
     shutil.copytree(folder, "second")
     spoil(folder / "checkpoints" / "checkpoint-8")
     again = run(tiny_recipe, "first", data=SPLITS, resume=True)
-    assert f"checkpoint-8 is passed over and removed: {problem}" in capsys.readouterr().err
+    aside = "first/checkpoints/checkpoint-8.damaged"
+    assert f"checkpoint-8 is passed over, and is now {aside}: {problem}" in capsys.readouterr().err
+    assert Path(aside, "optimizer.pt").is_file()
+    assert [ck.step_of(one) for one in ck.ordered(Path("first/checkpoints"))] == [4, 8, 12, 15]
     assert again.summary["train"]["resumed_from"] == 4
     assert same(weights(whole.folder), weights(again.folder))
 
@@ -158,22 +162,31 @@ def test_damaged_checkpoints(
     assert run(tiny_recipe, "second", data=SPLITS, resume=True).summary["train"]["resumed_from"] is None
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "trainer_state.json"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
 def test_a_checkpoint_that_the_disk_does_not_give_back(
-    tiny_recipe: Recipe, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    folder = stopped(tiny_recipe, "first", 8)
-    sha256, unreadable = ck._sha256, [folder / "checkpoints/checkpoint-8/model.safetensors"]
+    """It may be whole: nothing is passed over, and nothing removed."""
+    folder = tmp_path / "checkpoint-4"
+    ck.begin(folder)
+    (folder / "model.safetensors").write_text("weights")
+    write_state(folder)
+    ck.complete(folder)
 
-    def failing(path: Path) -> str:
-        if path in unreadable:
-            unreadable.clear()
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return sha256(path)
+    def failing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return opened(path, *args, **kwargs)
 
-    monkeypatch.setattr(ck, "_sha256", failing)
-    assert run(tiny_recipe, "first", data=SPLITS, resume=True).summary["train"]["resumed_from"] == 4
-    said = "checkpoint-8 is passed over and removed: 'model.safetensors' cannot be read: Input/output error"
-    assert said in capsys.readouterr().err
+    opened = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        patch.setattr(Path, "read_text", lambda path, **kwargs: failing(path, **kwargs).read())
+        with pytest.raises(CheckpointError) as error:
+            ck.newest_and_damaged(tmp_path)
+    assert error.value.message == f"{folder / name} cannot be read: {os.strerror(number)}"
+    assert ck.newest(tmp_path) == folder
 
 
 def test_the_model_is_on_the_disk_before_the_run_is_finished(
@@ -258,6 +271,125 @@ def test_changes_are_refused_shown_and_insisted_on(tiny_recipe: Recipe, in_tmp: 
     assert [one.split(":")[0] for one in change["changed"]] == [
         "train.learning_rate", "the data is not what the run in first began with",
     ]  # fmt: skip
+
+
+PLATEAU = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0, "threshold": 9.0},
+           "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}  # fmt: skip
+
+
+def groups(folder: str) -> list[dict[str, Any]]:
+    """The hyperparameters of the optimizer at the end."""
+    kept = torch.load(ck.ordered(Path(folder, "checkpoints"))[-1] / "optimizer.pt", weights_only=True)
+    assert {int(one["step"]) for one in kept["state"].values()} == {
+        ck.step_of(ck.ordered(Path(folder, "checkpoints"))[-1])
+    }
+    return [
+        {name: value for name, value in one.items() if name != "initial_lr"} for one in kept["param_groups"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "edited"),
+    [
+        ({"learning_rate": 1e-9}, False),
+        ({"learning_rate": 1e-9}, True),
+        ({"weight_decay": 0.5, "adam_beta1": 0.5, "adam_epsilon": 1e-3}, False),
+        ({"lr_scheduler_type": "cosine", "warmup_steps": 12}, False),
+        ({"num_train_epochs": 5}, False),
+        ({**PLATEAU, "lr_scheduler_kwargs": {"patience": 99}}, False),
+    ],
+)
+def test_what_is_changed_of_the_optimizer_counts(
+    tiny_recipe: Recipe, in_tmp: Path, train: dict[str, Any], edited: bool
+) -> None:
+    """From the checkpoint on, as if it had been set so from the first step; the moments are taken up."""
+    recipe = tiny_recipe.override(train={"logging_steps": 1})
+    changed = recipe.override(train=train)
+    folder = stopped(recipe, "first", 8)
+    if edited:
+        Recipe.load(folder / "recipe.yaml").override(train=train).dump(folder / "recipe.yaml")
+    run(changed, "first", data=SPLITS, resume=True, allow_changes=not edited)
+    run(changed, "whole", data=SPLITS)
+    assert groups("first") == groups("whole")
+    rates = [
+        {line["step"]: line["learning_rate"] for line in lines(Path(one)) if line["split"] == "train"}
+        for one in ("first", "whole")
+    ]
+    assert {step: rate for step, rate in rates[0].items() if step > 8} == {
+        step: rate for step, rate in rates[1].items() if step > 8
+    }
+
+
+OTHER_OPTIMIZER = r"the checkpoint holds the state of another optimizer: train\.optim"
+OTHER_WEIGHTS = r"the weights in .* cannot be taken up"
+
+
+@pytest.mark.parametrize(
+    ("change", "told", "edited"),
+    [
+        ({"train": {"optim": "sgd"}}, 'train.optim: null there, "sgd" here', OTHER_OPTIMIZER),
+        ({"train": {"optim_args": "a=1"}}, 'train.optim_args: null there, "a=1" here', OTHER_OPTIMIZER),
+        ({"adapter": {"r": 4}}, "adapter.r: 2 there, 4 here", OTHER_WEIGHTS),
+        ({"adapter": None}, "adapter.r: 2 there, null here", OTHER_WEIGHTS),
+    ],
+)
+def test_what_trains_cannot_be_changed(
+    tiny_recipe: Recipe, in_tmp: Path, change: dict[str, Any], told: str, edited: str
+) -> None:
+    """Not from a checkpoint on, whose state it would not fit."""
+    recipe = tiny_recipe.override(adapter={"r": 2, "target_modules": "all-linear"}, train={"max_steps": 8})
+    folder = stopped(recipe, "first", 4)
+    before = (folder / "recipe.yaml").read_text()
+    changed = recipe.override(**change)
+    with pytest.raises(RecipeError, match="what trains cannot be changed") as error:
+        run(changed, "first", data=SPLITS, resume=True, allow_changes=True)
+    assert told in error.value.message
+    assert "--model first/checkpoints/checkpoint-4" in str(error.value.hint)
+    assert (folder / "recipe.yaml").read_text() == before
+    Recipe.load(folder / "recipe.yaml").override(**change).dump(folder / "recipe.yaml")
+    with pytest.raises(CheckpointError, match=edited):
+        run(changed, "first", data=SPLITS, resume=True)
+
+
+def test_an_adapters_dropout_can_be_changed(tiny_recipe: Recipe, in_tmp: Path) -> None:
+    recipe = tiny_recipe.override(adapter={"r": 2, "target_modules": "all-linear"}, train={"max_steps": 8})
+    stopped(recipe, "first", 4)
+    changed = recipe.override(adapter={"lora_dropout": 0.1})
+    assert run(changed, "first", data=SPLITS, resume=True, allow_changes=True).summary["status"] == "finished"
+
+
+def test_a_checkpoint_that_cannot_be_taken_up_leaves_the_recipe_as_it_was(
+    tiny_recipe: Recipe, in_tmp: Path
+) -> None:
+    folder = stopped(tiny_recipe, "first", 8)
+    one = folder / "checkpoints" / "checkpoint-8"
+    torch.save({}, one / "optimizer.pt")
+    ck.complete(one)
+    before = [(folder / name).read_text() for name in ("recipe.yaml", "environment.json")]
+    with pytest.raises(CheckpointError, match=r"the optimizer and scheduler in .* cannot be taken up"):
+        run(
+            tiny_recipe.override(train={"learning_rate": 0.5}),
+            "first",
+            data=SPLITS,
+            resume=True,
+            allow_changes=True,
+        )
+    assert [(folder / name).read_text() for name in ("recipe.yaml", "environment.json")] == before
+
+
+def test_what_a_scheduler_has_seen_is_kept_where_the_rate_is_not_changed(
+    tiny_recipe: Recipe, in_tmp: Path
+) -> None:
+    recipe = tiny_recipe.override(train=PLATEAU)
+    whole = run(recipe, "whole", data=SPLITS)
+    stopped(recipe, "first", 8)
+    again = run(recipe, "first", data=SPLITS, resume=True)
+    assert same(weights(whole.folder), weights(again.folder))
+    shutil.rmtree("first")
+    stopped(recipe, "first", 8)
+    run(recipe.override(train={"weight_decay": 0.5}), "first", data=SPLITS, resume=True, allow_changes=True)
+    assert groups("whole")[0]["lr"] == groups("first")[0]["lr"] < 0.01
+    assert groups("first")[0]["weight_decay"] == 0.5
 
 
 def test_another_number_of_processes_is_refused(tiny_recipe: Recipe, in_tmp: Path) -> None:
@@ -407,16 +539,43 @@ def test_bad_steps_are_skipped_and_counted(
     assert lines(whole.folder) == lines(again.folder)
 
 
+@pytest.mark.parametrize("logging_steps", [1, 4])
+def test_the_loss_of_a_skipped_step_counts_nowhere(
+    tiny_recipe: Recipe, install: Install, in_tmp: Path, logging_steps: int
+) -> None:
+    """Not that of its other micro-batches either."""
+    train = {"on_nan_inf": "skip", "logging_steps": logging_steps, "learning_rate": 0.0, "max_steps": 10,
+             "save_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}  # fmt: skip
+    recipe = poisoned(tiny_recipe.override(train=train), install, "nan")
+    data = {**SPLITS, "train": [SPLITS["train"][3]] * 20}  # so that each step that is taken has the same loss
+    whole = run(recipe, "whole", data=data)
+    assert whole.summary["train"]["skipped"] == 2
+    found = [line["loss"] for line in lines(whole.folder) if line["split"] == "train"]
+    assert found.count(None) == (2 if logging_steps == 1 else 0)
+    taken = [loss for loss in found if loss is not None]
+    assert taken == pytest.approx([taken[0]] * len(taken))
+    assert whole.summary["train"]["loss"] == pytest.approx(taken[0])
+    shutil.copytree("whole", "first")
+    for gone in (Path("first/model"), *ck.ordered(Path("first/checkpoints"))[1:]):
+        shutil.rmtree(gone)
+    Path("first/summary.json").unlink()
+    again = run(recipe, "first", data=data, resume=True)
+    assert lines(again.folder) == lines(whole.folder)
+    assert again.summary["train"] == {**whole.summary["train"], "resumed_from": 3, "seconds": ANY}
+
+
 def test_weights_beyond_help_end_a_run_that_skips(
     tiny_recipe: Recipe, install: Install, in_tmp: Path
 ) -> None:
     recipe = poisoned(tiny_recipe.override(train={"on_nan_inf": "skip"}), install, "nan")
-    with pytest.raises(RunError, match="step 10: the loss is nan, for the 10th time in a row"):
+    with pytest.raises(RunError, match="step 10: the loss is nan, for the 10th time in a row") as error:
         run(
             recipe.override(train={"num_train_epochs": 20}),
             "first",
             data={**SPLITS, "train": SPLITS["train"][:4]},
         )
+    assert "on_nan_inf" not in str(error.value.hint)
+    assert json.loads(Path("first/summary.json").read_text())["train"]["loss"] is None
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------

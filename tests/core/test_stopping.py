@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
         file.truncate(100)
     again = run(recipe, "stopped", data=SPLITS, resume=True)
     assert (
-        "checkpoint-10 is passed over and removed: 'optimizer.pt' is not as it was written"
+        "checkpoint-10 is passed over, and is now stopped/checkpoints/checkpoint-10.damaged: 'optimizer.pt' is not as"
         in capsys.readouterr().err
     )
     assert again.summary["train"]["resumed_from"] == 8
