@@ -19,7 +19,7 @@ from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import did_you_mean, place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
-from toolkit.notices import finite, printable, say
+from toolkit.notices import finite, libraries_without_credentials, printable, say
 from toolkit.trace import trace_hooks
 
 COMMANDS = {
@@ -145,7 +145,8 @@ def _execute(arguments: list[str]) -> int:
 def _carry_out(module: Any, options: argparse.Namespace) -> int:
     """Run a command; what libraries print meanwhile goes to stderr, the command's own result to stdout."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports each kernel it does without
-    with contextlib.redirect_stdout(sys.stderr), trace_hooks(getattr(options, "trace_hooks", False)):
+    tracing = trace_hooks(getattr(options, "trace_hooks", False))
+    with contextlib.redirect_stdout(sys.stderr), libraries_without_credentials(), tracing:
         document, status = module.execute(options)
     document = finite(document)
     if not ranks.is_first():
