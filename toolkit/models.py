@@ -20,7 +20,7 @@ from toolkit.recipe import ModelSpec
 from toolkit.structure import show
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _WEIGHTS = (".safetensors", *_PICKLES)
 _AGAIN = "copy or download it again"
@@ -214,6 +214,22 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     return [path for one in names if (path := _file(name, one, revision)) is not None]
 
 
+def is_whole(folder: Path, *needed: str) -> bool:
+    """Whether a folder has all weights that an index names or that are `needed`, and at least some, and none is cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    names = {path.name for path in folder.iterdir() if path.suffix in _WEIGHTS} | set(needed)
+    for path in folder.glob("*.index*.json"):
+        names |= set((json_of(str(folder), path.name, None) or {}).get("weight_map", {}).values())
+    try:
+        for name in names:
+            if name.endswith(".safetensors"):
+                safe_open(folder / name, "pt")  # reads the header, and compares it with the length
+    except (OSError, SafetensorError):
+        return False
+    return bool(names) and all((folder / name).is_file() for name in names)
+
+
 def _holds(place: str) -> str:
     """What a folder holds, in brackets."""
     if not Path(place).is_dir():
@@ -345,12 +361,12 @@ def check_adapter(place: str, spec: ModelSpec) -> None:
         ModelError: its weights are not in safetensors, or a file is a link out of its folder.
     """
     refuse_links_out(place)
-    if _file(place, _ADAPTER_WEIGHTS, spec.revision) is not None:
+    if _file(place, ADAPTER_WEIGHTS, spec.revision) is not None:
         return
     if Path(place).is_dir():
         _refuse_format(place, spec)
     elif spec.use_safetensors:
-        raise ModelError(f"{place} has no {_ADAPTER_WEIGHTS}", hint=_TRUSTED)
+        raise ModelError(f"{place} has no {ADAPTER_WEIGHTS}", hint=_TRUSTED)
 
 
 def _refuse_format(place: str, spec: ModelSpec) -> None:
