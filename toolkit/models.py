@@ -215,7 +215,7 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
 
 
 def is_whole(folder: Path, *needed: str) -> bool:
-    """Whether a folder has all weights that an index names or that are `needed`, and at least some, and none is cut off."""
+    """Whether a folder has all weights that an index names or that are `needed`, and some at all, none cut off."""
     from safetensors import SafetensorError, safe_open
 
     names = {path.name for path in folder.iterdir() if path.suffix in _WEIGHTS} | set(needed)
