@@ -344,7 +344,7 @@ class Execution:
             raise
         finally:
             if isinstance(error, KeyboardInterrupt):
-                say(f"stopped at once; go on with: toolkit resume {self.files.path}")
+                say("stopped at once")
             self._write_end(error)
 
     def _write_end(self, error: BaseException) -> None:

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from toolkit.checkpoint import all_onto_disk, ordered, read_json, write_json, write_text
-from toolkit.errors import CheckpointError, RecipeError
+from toolkit.errors import CheckpointError, Interrupted, RecipeError
 from toolkit.lock import LOCK, locked, refuse_at_work
 from toolkit.metrics import Sample
 from toolkit.notices import finite, json_text
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from toolkit.data.rows import BadRow
 
 SCHEMA = 1
+RECORD = "search.json"
+"""What a search writes down, and begins with."""
+_RECIPE = "recipe.yaml"
 _PLACE: Mapping[str, Any] = {"step": int, "split": str}
 _SAMPLE = {**_PLACE, "row_id": int, "prediction": object, "reference": object}
 _BAD_ROW = {"split": str, "row_id": int, "reason": str}
@@ -81,7 +85,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.yaml"
+        self.recipe = path / _RECIPE
         self.environment = path / "environment.json"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
@@ -326,6 +330,22 @@ class RunFolder:
         from toolkit.data.rows import BadRow
 
         return [BadRow(**line) for line in _lines(self.quarantine, _BAD_ROW)]
+
+
+@contextmanager
+def known_where_to_go_on(place: str | Path) -> Iterator[None]:
+    """Have what a signal ends name the folder to go on with, once there is a run or a search in it.
+
+    Raises:
+        Interrupted: a signal ended it, a second SIGINT too.
+    """
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        interruption = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+        if any((expanded(place) / record).is_file() for record in (_RECIPE, RECORD)):
+            interruption.folder = str(place)
+        raise interruption from stop.__cause__
 
 
 def expanded(place: str | Path) -> Path:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit import ranks
 from toolkit.answers import expected
 from toolkit.base_model import refuse_changed
-from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
-from toolkit.folder import RunFolder, expanded, in_utf8
+from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
+from toolkit.folder import RunFolder, expanded, in_utf8, known_where_to_go_on
 from toolkit.lock import refuse_at_work
 from toolkit.notices import say
 from toolkit.plugins import Plugins
@@ -285,7 +284,7 @@ def _carry_out(
     from toolkit.execution import Execution
     from toolkit.signals import Signals
 
-    with _known_where_to_go_on(files), Signals().listening() as signals, files.made_and_locked():
+    with known_where_to_go_on(files.path), Signals().listening() as signals, files.made_and_locked():
         if not going_on:  # another run may have begun, and ended, since the folder was looked at
             ranks.first(files.refuse_what_is_there)
         begun = files.read_environment().get("base_model", {}) if going_on else {}
@@ -326,17 +325,6 @@ def _opened(
             hint="training needs one: call a part of the data 'train'",
         )
     return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)), begun)
-
-
-@contextlib.contextmanager
-def _known_where_to_go_on(files: RunFolder) -> Iterator[None]:
-    """Have an interruption name the folder, once there is a run in it."""
-    try:
-        yield
-    except Interrupted as interruption:
-        if files.recipe.exists():
-            interruption.folder = str(files.path)
-        raise
 
 
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

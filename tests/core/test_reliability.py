@@ -580,7 +580,7 @@ def test_ctrl_c_twice_stops_at_once_though_a_worker_hangs(
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - started < 10
     assert process.returncode == 130, err
-    assert "stopped at once; go on with: toolkit resume first" in err
+    assert "stopped at once\ninterrupted by SIGINT; go on with: toolkit resume first\n" in err
     assert "Traceback" not in err
     assert json.loads(Path("first/summary.json").read_text())["status"] == "interrupted"
     assert not Path("first", LOCK).exists()

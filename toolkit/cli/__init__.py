@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _after_traceback(debug, interruption.exit_status)
     except KeyboardInterrupt:
         if as_json and ranks.is_first():
-            print_document(_as_document(ToolkitError("stopped")))
+            print_document({"status": "interrupted", "folder": None})
         say("stopped")
         return _after_traceback(debug, 130)
     except BrokenPipeError:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _ended_in_words() -> Iterator[None]:
-    """Meanwhile SIGTERM ends a command as SIGINT does, and SIGUSR1 nothing; what trains listens for itself."""
+    """Meanwhile SIGINT and SIGTERM end a command in words, and SIGUSR1 nothing; what trains listens for itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,6 +90,7 @@ def _ended_in_words() -> Iterator[None]:
         raise Interrupted(number)
 
     before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, end),
         signal.SIGTERM: signal.signal(signal.SIGTERM, end),
         signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
     }
