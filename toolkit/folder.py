@@ -148,19 +148,28 @@ class RunFolder:
         """The folder for one run at a time; a new one is removed again when no run is begun in it.
 
         Raises:
-            CheckpointError: it cannot be written, or another run is at work in it.
+            CheckpointError: it cannot be written, another run is at work in it, or there is no place for the model.
         """
         new = [one for one in (self.path, *self.path.parents) if not one.exists()]
         with contextlib.ExitStack() as stack:
             with self.can_be_written():
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path))
+            self._refuse_what_is_no_folder()
             try:
                 yield
             finally:
                 if not self.recipe.exists():
                     stack.close()
                     self._take_back(new)
+
+    def _refuse_what_is_no_folder(self) -> None:
+        """A link in the model's place would only be met when all is trained."""
+        for place in (self.model, self.unfinished_model):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise CheckpointError(
+                    f"{place} is a link or a file, where the run's model shall be", hint="move it away"
+                )
 
     def _take_back(self, new: Sequence[Path]) -> None:
         with contextlib.suppress(OSError):
