@@ -180,7 +180,10 @@ class RunFolder:
 
     def came_to_nothing(self) -> bool:
         """Whether the folder's run failed before its first step, so that there is nothing in it to lose."""
-        summary = self.read_summary() if self.summary.is_file() else {}
+        try:
+            summary = self.read_summary() if self.summary.is_file() else {}
+        except CheckpointError:
+            return False
         return (
             summary.get("status") == "failed"
             and not summary["train"]["steps"]
@@ -201,17 +204,21 @@ class RunFolder:
         self.quarantine.unlink(missing_ok=True)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, place: str | Path) -> RunFolder:
         """The folder of a run that was begun.
 
         Raises:
             CheckpointError: there is none.
         """
+        path = Path(place)
         folder = cls(path)
+        name_one = "name the folder of a run, such as runs/NAME"
+        if not str(place):
+            raise CheckpointError("the name of the run's folder is empty", hint=name_one)
+        if path.is_file():
+            raise CheckpointError(f"{path} is a file, not a run's folder", hint=name_one)
         if not path.is_dir():
-            raise CheckpointError(
-                f"{path} does not exist", hint="name the folder of a run, such as runs/NAME"
-            )
+            raise CheckpointError(f"{path} does not exist", hint=name_one)
         if not folder.recipe.is_file():
             raise CheckpointError(
                 f"{path} is no run: it holds no recipe.yaml",
@@ -228,7 +235,11 @@ class RunFolder:
         Raises:
             CheckpointError: it is damaged.
         """
-        return _read(self.summary, _Summary) if self.summary.exists() else {}
+        try:
+            return _read(self.summary, _Summary) if self.summary.exists() else {}
+        except CheckpointError as error:
+            hint = f"bring it back from a copy, or remove it: toolkit resume {self.path} writes it anew"
+            raise CheckpointError(error.message, hint) from error.__cause__
 
     def read_environment(self) -> dict[str, Any]:
         """What the run began with, or nothing where that was not written down.

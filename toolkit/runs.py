@@ -154,6 +154,8 @@ class Run:
         """
         from toolkit.export import export
 
+        if not str(to):
+            raise CheckpointError("the name of the folder to write is empty", hint="name one with --to")
         return export(self._plugins, self._files, Path(to), merge=merge, data=self._data)
 
 
@@ -215,7 +217,7 @@ def _place(
 
 def resume(folder: str | Path, *, allow_changes: bool = False) -> Run:
     """Go on with the run in a folder, by the recipe it holds."""
-    files = RunFolder.open(Path(folder))
+    files = RunFolder.open(folder)
     return run(files.read_recipe(), files.path, resume=True, allow_changes=allow_changes)
 
 
@@ -226,7 +228,7 @@ def load_run(folder: str | Path) -> Run:
         CheckpointError: the folder is no run, holds no trained model yet, or the weights of the base model that its
             adapter belongs to have changed since.
     """
-    files = RunFolder.open(Path(folder))
+    files = RunFolder.open(folder)
     if not files.model.is_dir():
         refuse_at_work(files.path)
         status = files.read_summary().get("status", "unfinished")

@@ -119,7 +119,7 @@ def resume_search(folder: str | Path) -> Search:
 
 def is_search(folder: str | Path) -> bool:
     """Whether a folder holds a search."""
-    return (Path(folder) / RECORD).is_file()
+    return bool(str(folder)) and (Path(folder) / RECORD).is_file()
 
 
 # ---- beforehand ------------------------------------------------------------------------------------------
