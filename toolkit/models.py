@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from toolkit.discovery import did_you_mean
@@ -257,7 +258,7 @@ def _named_class(place: str, facts: Mapping[str, Any], spec: ModelSpec) -> Any:
     if automatic and spec.trust_remote_code:
         return getattr(transformers, automatic[0])
     hint = (
-        "its own code can be run with trust_remote_code: true"
+        "its own code can be run with model.trust_remote_code: true"
         if automatic
         else "a newer transformers may know it"
     )
@@ -541,9 +542,21 @@ def _reason(error: Exception) -> tuple[str, str | None]:
     for kind, answer in known.items():
         if isinstance(error, kind) or isinstance(error.__cause__, kind):
             return answer
+    if problem := problem_of_pickle(error):
+        return f"the file with the weights {problem}", "take weights in safetensors, or other ones"
     first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" :")
-    hint = "set trust_remote_code: true where you trust it" if "custom code" in first else None
+    hint = "set model.trust_remote_code: true where you trust it" if "custom code" in first else None
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first), hint
+
+
+def problem_of_pickle(error: Exception) -> str | None:
+    """What is wrong with a file of which torch reads weights only; torch's own words advise to read it all the same."""
+    if not isinstance(error, UnpicklingError):
+        return None
+    program = "global" in str(error).lower()
+    return (
+        "holds more than weights (a program), and is not opened" if program else "is damaged, or is no pickle"
+    )
 
 
 @contextmanager
