@@ -360,7 +360,7 @@ class Execution:
         )
         ended = f"{type(error).__name__}: {error}"
         if not stopped and not isinstance(error, ToolkitError):  # maybe of the other's end
-            ended = ranks.told_end() or ended
+            ended = ranks.told_end() or ranks.loss_of_another(error) or ended
         try:
             self.files.write_summary({**summary, "error": without_credentials(ended)})
         except OSError as problem:  # what ended the run is said, whether or not there is room for it

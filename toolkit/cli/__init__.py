@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         where = place_in_plugin(error)
-        message = f"{type(error).__name__}: {error}" + (f"\n  {where}" if where else "")
+        what = ranks.loss_of_another(error) or f"{type(error).__name__}: {error}"
+        message = what + (f"\n  {where}" if where else "")
         if ranks.is_told(error):
             return 1
         _report(ToolkitError(message, hint="--debug shows where it happened"), as_json)
