@@ -186,6 +186,12 @@ def raising(install: Install, error: str) -> None:
     Path("odd.yaml").write_text("plugins: [odd]\nmodel: m\ndata: d\n")
 
 
+def test_eval_says_what_it_may_set(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    assert "data, eval, train, cache or a plugin's section" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_early_interrupt(install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raising(install, "KeyboardInterrupt()")
     status, out, err = outcome(capsys, "run", "odd.yaml", "--json")
