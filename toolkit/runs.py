@@ -180,7 +180,7 @@ def run(
         allow_changes: go on even so where the recipe, the data or the base model is not what the run began with.
     Raises:
         ToolkitError: what was given is wrong; nothing that was there is touched.
-        Interrupted: a signal ended the run; what was trained is saved.
+        Interrupted: a signal ended the run; what was trained is saved, but by a second SIGINT.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     output_dir = recipe.train.get("output_dir") if output_dir is None else output_dir
