@@ -354,7 +354,7 @@ class Execution:
             raise
         finally:
             if isinstance(error, KeyboardInterrupt):
-                say(f"stopped at once; go on with: toolkit resume {self.files.path}")
+                say("stopped at once")
             self._write_end(error)
 
     def _write_end(self, error: BaseException) -> None:
@@ -370,7 +370,7 @@ class Execution:
         )
         ended = f"{type(error).__name__}: {error}"
         if not stopped and not isinstance(error, ToolkitError):  # maybe of the other's end
-            ended = ranks.told_end() or ended
+            ended = ranks.told_end() or ranks.loss_of_another(error) or ended
         try:
             self.files.write_summary({**summary, "error": without_credentials(ended)})
         except OSError as problem:  # what ended the run is said, whether or not there is room for it

@@ -19,7 +19,7 @@ from toolkit.execution import Execution
 from toolkit.folder import RunFolder, expanded
 from toolkit.metrics import Scores
 from toolkit.models import quiet, refuse_links_out
-from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained
+from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained, refuse_damaged
 from toolkit.plugins import Plugins
 from toolkit.signals import Signals
 
@@ -45,11 +45,12 @@ def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: A
         `folder`; `merged`; `compared`: `{"split", "rows", "unmerged", "merged", "outputs"}` or None; `note`, what to
         know of it.
     Raises:
-        CheckpointError: the run is not finished, the folder cannot be written to, or merging changes the model. Then
-            the folder is as it was.
+        CheckpointError: the run is not finished, its model is damaged, the folder cannot be written to, or merging
+            changes the model. Then the folder is as it was.
     """
     _refuse_unfinished(files)
     refuse_links_out(str(files.model))
+    refuse_damaged(files)
     try:
         target = _new_place(files, to)
     except OSError as error:

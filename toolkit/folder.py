@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from toolkit.checkpoint import all_onto_disk, ordered, read_json, write_json, write_text
-from toolkit.errors import CheckpointError, RecipeError
+from toolkit.errors import CheckpointError, Interrupted, RecipeError
 from toolkit.lock import LOCK, locked, refuse_at_work
 from toolkit.metrics import Sample
 from toolkit.notices import finite, json_text
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from toolkit.data.rows import BadRow
 
 SCHEMA = 1
+RECORD = "search.json"
+"""What a search writes down, and begins with."""
+_RECIPE = "recipe.yaml"
 _PLACE: Mapping[str, Any] = {"step": int, "split": str}
 _SAMPLE = {**_PLACE, "row_id": int, "prediction": object, "reference": object}
 _BAD_ROW = {"split": str, "row_id": int, "reason": str}
@@ -81,7 +85,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.yaml"
+        self.recipe = path / _RECIPE
         self.environment = path / "environment.json"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
@@ -144,19 +148,28 @@ class RunFolder:
         """The folder for one run at a time; a new one is removed again when no run is begun in it.
 
         Raises:
-            CheckpointError: it cannot be written, or another run is at work in it.
+            CheckpointError: it cannot be written, another run is at work in it, or there is no place for the model.
         """
         new = [one for one in (self.path, *self.path.parents) if not one.exists()]
         with contextlib.ExitStack() as stack:
             with self.can_be_written():
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path))
+            self._refuse_what_is_no_folder()
             try:
                 yield
             finally:
                 if not self.recipe.exists():
                     stack.close()
                     self._take_back(new)
+
+    def _refuse_what_is_no_folder(self) -> None:
+        """A link in the model's place would only be met when all is trained."""
+        for place in (self.model, self.unfinished_model):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise CheckpointError(
+                    f"{place} is a link or a file, where the run's model shall be", hint="move it away"
+                )
 
     def _take_back(self, new: Sequence[Path]) -> None:
         with contextlib.suppress(OSError):
@@ -167,7 +180,10 @@ class RunFolder:
 
     def came_to_nothing(self) -> bool:
         """Whether the folder's run failed before its first step, so that there is nothing in it to lose."""
-        summary = self.read_summary() if self.summary.is_file() else {}
+        try:
+            summary = self.read_summary() if self.summary.is_file() else {}
+        except CheckpointError:
+            return False
         return (
             summary.get("status") == "failed"
             and not summary["train"]["steps"]
@@ -188,17 +204,21 @@ class RunFolder:
         self.quarantine.unlink(missing_ok=True)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, place: str | Path) -> RunFolder:
         """The folder of a run that was begun.
 
         Raises:
             CheckpointError: there is none.
         """
+        path = Path(place)
         folder = cls(path)
+        name_one = "name the folder of a run, such as runs/NAME"
+        if not str(place):
+            raise CheckpointError("the name of the run's folder is empty", hint=name_one)
+        if path.is_file():
+            raise CheckpointError(f"{path} is a file, not a run's folder", hint=name_one)
         if not path.is_dir():
-            raise CheckpointError(
-                f"{path} does not exist", hint="name the folder of a run, such as runs/NAME"
-            )
+            raise CheckpointError(f"{path} does not exist", hint=name_one)
         if not folder.recipe.is_file():
             raise CheckpointError(
                 f"{path} is no run: it holds no recipe.yaml",
@@ -215,7 +235,11 @@ class RunFolder:
         Raises:
             CheckpointError: it is damaged.
         """
-        return _read(self.summary, _Summary) if self.summary.exists() else {}
+        try:
+            return _read(self.summary, _Summary) if self.summary.exists() else {}
+        except CheckpointError as error:
+            hint = f"bring it back from a copy, or remove it: toolkit resume {self.path} writes it anew"
+            raise CheckpointError(error.message, hint) from error.__cause__
 
     def read_environment(self) -> dict[str, Any]:
         """What the run began with, or nothing where that was not written down.
@@ -326,6 +350,22 @@ class RunFolder:
         from toolkit.data.rows import BadRow
 
         return [BadRow(**line) for line in _lines(self.quarantine, _BAD_ROW)]
+
+
+@contextmanager
+def known_where_to_go_on(place: str | Path) -> Iterator[None]:
+    """Have what a signal ends name the folder to go on with, once there is a run or a search in it.
+
+    Raises:
+        Interrupted: a signal ended it, a second SIGINT too.
+    """
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        interruption = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+        if any((expanded(place) / record).is_file() for record in (_RECIPE, RECORD)):
+            interruption.folder = str(place)
+        raise interruption from stop.__cause__
 
 
 def expanded(place: str | Path) -> Path:

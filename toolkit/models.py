@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from toolkit.discovery import did_you_mean
@@ -20,7 +21,7 @@ from toolkit.recipe import ModelSpec
 from toolkit.structure import show
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _WEIGHTS = (".safetensors", *_PICKLES)
 _AGAIN = "copy or download it again"
@@ -214,6 +215,22 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     return [path for one in names if (path := _file(name, one, revision)) is not None]
 
 
+def is_whole(folder: Path, *needed: str) -> bool:
+    """Whether a folder has all weights that an index names or that are `needed`, and some at all, none cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    names = {path.name for path in folder.iterdir() if path.suffix in _WEIGHTS} | set(needed)
+    for path in folder.glob("*.index*.json"):
+        names |= set((json_of(str(folder), path.name, None) or {}).get("weight_map", {}).values())
+    try:
+        for name in names:
+            if name.endswith(".safetensors"):
+                safe_open(folder / name, "pt")  # reads the header, and compares it with the length
+    except (OSError, SafetensorError):
+        return False
+    return bool(names) and all((folder / name).is_file() for name in names)
+
+
 def _holds(place: str) -> str:
     """What a folder holds, in brackets."""
     if not Path(place).is_dir():
@@ -241,7 +258,7 @@ def _named_class(place: str, facts: Mapping[str, Any], spec: ModelSpec) -> Any:
     if automatic and spec.trust_remote_code:
         return getattr(transformers, automatic[0])
     hint = (
-        "its own code can be run with trust_remote_code: true"
+        "its own code can be run with model.trust_remote_code: true"
         if automatic
         else "a newer transformers may know it"
     )
@@ -345,12 +362,12 @@ def check_adapter(place: str, spec: ModelSpec) -> None:
         ModelError: its weights are not in safetensors, or a file is a link out of its folder.
     """
     refuse_links_out(place)
-    if _file(place, _ADAPTER_WEIGHTS, spec.revision) is not None:
+    if _file(place, ADAPTER_WEIGHTS, spec.revision) is not None:
         return
     if Path(place).is_dir():
         _refuse_format(place, spec)
     elif spec.use_safetensors:
-        raise ModelError(f"{place} has no {_ADAPTER_WEIGHTS}", hint=_TRUSTED)
+        raise ModelError(f"{place} has no {ADAPTER_WEIGHTS}", hint=_TRUSTED)
 
 
 def _refuse_format(place: str, spec: ModelSpec) -> None:
@@ -525,9 +542,21 @@ def _reason(error: Exception) -> tuple[str, str | None]:
     for kind, answer in known.items():
         if isinstance(error, kind) or isinstance(error.__cause__, kind):
             return answer
+    if problem := problem_of_pickle(error):
+        return f"the file with the weights {problem}", "take weights in safetensors, or other ones"
     first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" :")
-    hint = "set trust_remote_code: true where you trust it" if "custom code" in first else None
+    hint = "set model.trust_remote_code: true where you trust it" if "custom code" in first else None
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first), hint
+
+
+def problem_of_pickle(error: Exception) -> str | None:
+    """What is wrong with a file of which torch reads weights only; torch's own words advise to read it all the same."""
+    if not isinstance(error, UnpicklingError):
+        return None
+    program = "global" in str(error).lower()
+    return (
+        "holds more than weights (a program), and is not opened" if program else "is damaged, or is no pickle"
+    )
 
 
 @contextmanager

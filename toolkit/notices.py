@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from toolkit import ranks
@@ -55,6 +58,30 @@ def without_credentials(text: str) -> str:
         return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", address[0])
 
     return _ADDRESS.sub(masked, text)
+
+
+class _Record(logging.LogRecord):
+    """What a library logs, as `without_credentials`."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        return without_credentials(super().getMessage())
+
+
+@contextmanager
+def libraries_without_credentials() -> Iterator[None]:
+    """Meanwhile what libraries log and warn of shows no password, token or key of an address."""
+    factory, as_text = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def masked(*warning: Any, **more: Any) -> str:
+        return without_credentials(as_text(*warning, **more))
+
+    logging.setLogRecordFactory(_Record)
+    warnings.formatwarning = masked
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = as_text
 
 
 def finite(values: Any) -> Any:

@@ -20,7 +20,7 @@ from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
 from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.folder import RunFolder
-from toolkit.models import check_adapter
+from toolkit.models import ADAPTER_WEIGHTS, check_adapter, is_whole
 from toolkit.plugins import Plugins
 from toolkit.quantization import keep_unpacked
 from toolkit.recipe import ModelSpec
@@ -127,10 +127,20 @@ def open_trained(plugins: Plugins, files: RunFolder, *, full_precision: bool = F
         check_adapter(str(files.model), ModelSpec(name=str(files.model)))
         return load_adapter(model, files.model).eval(), processor
     except (UserWarning, ValueError, SafetensorError, ModelError) as error:
-        raise CheckpointError(
-            f"the adapter in {files.model} is damaged or incomplete",
-            hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",
-        ) from error
+        raise damaged(files) from error
+
+
+def refuse_damaged(files: RunFolder) -> None:
+    """Raise `CheckpointError` where the model that a run saved lacks weights, by the look of their files."""
+    if not is_whole(files.model, *([ADAPTER_WEIGHTS] if files.has_adapter else [])):
+        raise damaged(files)
+
+
+def damaged(files: RunFolder) -> CheckpointError:
+    return CheckpointError(
+        f"the {'adapter' if files.has_adapter else 'model'} in {files.model} is damaged or incomplete",
+        hint=f"bring it back from a copy, or train again: toolkit run {files.recipe}",
+    )
 
 
 def open_saved(plugins: Plugins, folder: Path) -> tuple[Any, Any]:

@@ -11,11 +11,13 @@ import contextlib
 import gc
 import os
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 _END = "toolkit/end"
+_LOST = re.compile(r"connection (?:closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
 _heard: list[BaseException] = []
 _joined = False
 
@@ -96,6 +98,12 @@ def told_end() -> str | None:
     if not _joined or not _store().check([_END]):
         return None
     return str(_store().get(_END).decode())
+
+
+def loss_of_another(error: BaseException) -> str | None:
+    """That another process is gone, where it is its silence that ends this one; the backend tells only of a socket."""
+    found = _LOST.search(str(error)) if count() > 1 else None
+    return f"another process of the run was lost ({found[0].lower()})" if found else None
 
 
 def _store() -> Any:

@@ -19,7 +19,7 @@ from toolkit.adalora import Ranks, adalora_of
 from toolkit.bad_numbers import BadNumbers
 from toolkit.errors import CheckpointError, ToolkitError
 from toolkit.hub import push_checkpoint
-from toolkit.models import quiet
+from toolkit.models import problem_of_pickle, quiet
 from toolkit.notices import say
 from toolkit.optimizing import as_set_now, optimizer_settings
 
@@ -417,8 +417,10 @@ def _taken_up(what: str, folder: str | None, hint: str | None = None) -> Iterato
         raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = problem_of_pickle(error)
+        reason = f"its file {problem}" if problem else f"{type(error).__name__}: {said}"
         raise CheckpointError(
-            f"the {what} in {folder} cannot be taken up: {type(error).__name__}: {said}",
+            f"the {what} in {folder} cannot be taken up: {reason}",
             hint or f"bring the checkpoint back from a copy, or remove {folder} to go on from the one before",
         ) from error
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from toolkit import ranks
 from toolkit.answers import expected
 from toolkit.base_model import refuse_changed
 from toolkit.checkpoint import ordered
-from toolkit.errors import CheckpointError, DataError, Interrupted, RecipeError, ToolkitError
-from toolkit.folder import RunFolder, expanded, in_utf8
+from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
+from toolkit.folder import RunFolder, expanded, in_utf8, known_where_to_go_on
 from toolkit.lock import refuse_at_work
 from toolkit.notices import say
 from toolkit.plugins import Plugins
@@ -158,6 +157,8 @@ class Run:
         """
         from toolkit.export import export
 
+        if not str(to):
+            raise CheckpointError("the name of the folder to write is empty", hint="name one with --to")
         return export(self._plugins, self._files, Path(to), merge=merge, data=self._data)
 
 
@@ -182,7 +183,7 @@ def run(
         allow_changes: go on even so where the recipe, the data or the base model is not what the run began with.
     Raises:
         ToolkitError: what was given is wrong; nothing that was there is touched.
-        Interrupted: a signal ended the run; what was trained is saved.
+        Interrupted: a signal ended the run; what was trained is saved, but by a second SIGINT.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     output_dir = recipe.train.get("output_dir") if output_dir is None else output_dir
@@ -219,7 +220,7 @@ def _place(
 
 def resume(folder: str | Path, *, allow_changes: bool = False) -> Run:
     """Go on with the run in a folder, by the recipe it holds."""
-    files = RunFolder.open(Path(folder))
+    files = RunFolder.open(folder)
     return run(files.read_recipe(), files.path, resume=True, allow_changes=allow_changes)
 
 
@@ -230,7 +231,7 @@ def load_run(folder: str | Path) -> Run:
         CheckpointError: the folder is no run, holds no trained model yet, or the weights of the base model that its
             adapter belongs to have changed since.
     """
-    files = RunFolder.open(Path(folder))
+    files = RunFolder.open(folder)
     if not files.model.is_dir():
         refuse_at_work(files.path)
         status = files.read_summary().get("status", "unfinished")
@@ -288,7 +289,7 @@ def _carry_out(
     from toolkit.execution import Execution
     from toolkit.signals import Signals
 
-    with _known_where_to_go_on(files), Signals().listening() as signals, files.made_and_locked():
+    with known_where_to_go_on(files.path), Signals().listening() as signals, files.made_and_locked():
         if not going_on:  # another run may have begun, and ended, since the folder was looked at
             ranks.first(files.refuse_what_is_there)
         begun = files.read_environment().get("base_model", {}) if going_on else {}
@@ -329,17 +330,6 @@ def _opened(
             hint="training needs one: call a part of the data 'train'",
         )
     return splits, open_model(plugins, objects, int(plugins.recipe.train.get("seed", 42)), begun)
-
-
-@contextlib.contextmanager
-def _known_where_to_go_on(files: RunFolder) -> Iterator[None]:
-    """Have an interruption name the folder, once there is a run in it."""
-    try:
-        yield
-    except Interrupted as interruption:
-        if files.recipe.exists():
-            interruption.folder = str(files.path)
-        raise
 
 
 def _for_measuring(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

@@ -12,13 +12,13 @@ from toolkit import processes, study
 from toolkit.checkpoint import write_json
 from toolkit.discovery import did_you_mean
 from toolkit.errors import CheckpointError, RecipeError, ToolkitError
-from toolkit.folder import SCHEMA, RunFolder, expanded
+from toolkit.folder import RECORD, SCHEMA, RunFolder, expanded
 from toolkit.notices import say
 from toolkit.recipe import Recipe
 from toolkit.runs import Run, differences, load_run, plugins_of
 from toolkit.space import Space, changes, parse_space, probes, probes_of_model
 from toolkit.study import Trial, best_of
-from toolkit.trials import RECORD, Settings, carry_out, folder_of, read_record
+from toolkit.trials import Settings, carry_out, folder_of, read_record
 
 if TYPE_CHECKING:
     import optuna
@@ -119,7 +119,7 @@ def resume_search(folder: str | Path) -> Search:
 
 def is_search(folder: str | Path) -> bool:
     """Whether a folder holds a search."""
-    return (Path(folder) / RECORD).is_file()
+    return bool(str(folder)) and (Path(folder) / RECORD).is_file()
 
 
 # ---- beforehand ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 from toolkit import processes
 from toolkit.checkpoint import read_json, write_json
 from toolkit.errors import CheckpointError, Interrupted, RecipeError
-from toolkit.folder import RunFolder
+from toolkit.folder import RECORD, RunFolder, known_where_to_go_on
 from toolkit.lock import locked
 from toolkit.notices import finite, say
 from toolkit.processes import Ended
@@ -23,7 +23,6 @@ from toolkit.signals import Signals
 from toolkit.space import Space, as_text, changes, parse_space, size, written
 from toolkit.study import Trial, best_of, is_hopeless, suggest
 
-RECORD = "search.json"
 _WHAT = "search, or a trial of one,"
 _OF_A_TRIAL: dict[str, Any] = {
     "train": {"push_to_hub": None, "do_eval": None, "do_predict": None},
@@ -88,15 +87,13 @@ def carry_out(folder: Path, settings: Settings) -> None:
         CheckpointError: another search is at work in the folder, or the data has changed.
         Interrupted: a signal came.
     """
-    with locked(folder, _WHAT) as lock, Signals().listening() as signals:
+    with known_where_to_go_on(folder), locked(folder, _WHAT) as lock, Signals().listening() as signals:
         work = _Work(folder, settings, signals, lock)
         try:
             work.carry_out()
         except BaseException as error:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             work.write("interrupted" if stopped else "failed")
-            if isinstance(error, Interrupted):
-                error.folder = str(folder)
             raise
 
 

@@ -125,6 +125,11 @@ def _marked(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], lis
 
 def _written(tokenizer: Any, messages: Sequence[Message], place: int, ids: list[int]) -> Span:
     """By what the template writes before the turn, and up to its end."""
+    if not place:
+        raise DataError(
+            "the first message is the assistant's: nothing comes before the answer",
+            hint="put before it what it answers, or take the row out",
+        )
     before = tokens(tokenizer, rendered(tokenizer, messages[:place], answer_next=True))
     text = rendered(tokenizer, messages[: place + 1])
     up_to = tokens(tokenizer, text)

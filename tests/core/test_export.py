@@ -248,6 +248,27 @@ def test_no_run_and_no_finished_run(finished: Run, capsys: pytest.CaptureFixture
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("adapter", [{"r": 2, "target_modules": ["q_proj"]}, None])
+def test_a_damaged_model_is_not_exported(adapted: Recipe, adapter: Any) -> None:
+    run(adapted.override(adapter=adapter), "first")
+    weights = next(Path("first/model").glob("*.safetensors"))
+    whole = weights.read_bytes()
+    index = {"weight_map": {"a": weights.name, "b": "model-00002.safetensors"}}
+    for damage in (
+        lambda: weights.write_bytes(whole[:-1]),
+        weights.unlink,
+        lambda: (
+            weights.write_bytes(whole),
+            Path("first/model/model.safetensors.index.json").write_text(json.dumps(index)),
+        ),
+    ):
+        damage()
+        with pytest.raises(CheckpointError, match="in first/model is damaged or incomplete") as caught:
+            load_run("first").export("out")
+        assert "bring it back from a copy" in str(caught.value.hint)
+        assert not Path("out").exists()
+
+
 def test_a_merge_that_changes_the_model_is_refused_and_removed(
     finished: Run, monkeypatch: pytest.MonkeyPatch, in_tmp: Path
 ) -> None:

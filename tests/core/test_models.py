@@ -590,7 +590,7 @@ def test_code_of_the_checkpoint_runs_only_if_asked(tmp_path: Path, monkeypatch: 
     for cls in (None, AutoModel):
         with pytest.raises(ModelError) as caught:
             load_model(folder, cls)
-        assert "trust_remote_code: true" in str(caught.value.hint)
+        assert "model.trust_remote_code: true" in str(caught.value.hint)
     model = load_model(ModelSpec(str(folder), trust_remote_code=True))
     assert type(model).__name__ == "OwnModel"
     assert torch.equal(model.layer.weight, torch.ones(2, 2))

@@ -65,6 +65,20 @@ def test_a_second_run_names_the_process_of_the_first(tiny_recipe: Recipe, in_tmp
     assert not (folder / LOCK).exists()
 
 
+@pytest.mark.parametrize("place", ["model", ".model.partial"])
+def test_a_link_in_the_models_place_is_met_before_training(
+    place: str, tiny_recipe: Recipe, in_tmp: Path
+) -> None:
+    run(tiny_recipe, "first", data=SPLITS)
+    Path("first/summary.json").unlink()
+    shutil.rmtree("first/model")
+    Path("first", place).symlink_to("../nowhere")
+    logged = Path("first/metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=rf"first/{place} is a link or a file"):
+        run(tiny_recipe, "first", data=SPLITS, resume=True)
+    assert Path("first/metrics.jsonl").read_bytes() == logged
+
+
 @pytest.mark.parametrize("name", [LOCK, ".recipe.yaml.partial"])
 def test_nothing_is_written_through_a_link(name: str, tiny_recipe: Recipe, in_tmp: Path) -> None:
     Path("first").mkdir()
@@ -739,7 +753,7 @@ def test_ctrl_c_twice_stops_at_once_though_a_worker_hangs(
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - started < 10
     assert process.returncode == 130, err
-    assert "stopped at once; go on with: toolkit resume first" in err
+    assert "stopped at once\ninterrupted by SIGINT; go on with: toolkit resume first\n" in err
     assert "Traceback" not in err
     assert json.loads(Path("first/summary.json").read_text())["status"] == "interrupted"
     assert not Path("first", LOCK).exists()

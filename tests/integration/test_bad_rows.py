@@ -143,7 +143,7 @@ OUT = "leads out of the data folder"
 
 PATHS: dict[str, Case] = {
     "no file": Case(nothing, "does not exist"),
-    "a folder": Case(lambda path: path.mkdir(), "does not exist"),
+    "a folder": Case(lambda path: path.mkdir(), "is no file"),
     "a link to itself": Case(lambda path: path.symlink_to(path), "does not exist"),
     "two links in a circle": Case(
         lambda path: (path.symlink_to(f"{path}.2"), Path(f"{path}.2").symlink_to(path)), "does not exist"
@@ -151,7 +151,7 @@ PATHS: dict[str, Case] = {
     "a link to nothing": Case(link("nowhere"), "does not exist"),
     "a link out": Case(link("/etc/hostname"), OUT),
     "a link to an endless device": Case(link("/dev/zero"), OUT),
-    "a FIFO": Case(os.mkfifo, "does not exist"),
+    "a FIFO": Case(os.mkfifo, "is no file"),
     "no bytes": Case(content(b""), "is empty"),
     "above the folder": Case(nothing, OUT, {"file_name": "../../secret"}),
     "above in the middle": Case(nothing, OUT, {"file_name": "x/../../../secret"}),
@@ -168,7 +168,7 @@ PATHS: dict[str, Case] = {
     "a name that is null": Case(nothing, "names no file", {"file_name": None}),
     "a name that is empty": Case(nothing, "names no file", {"file_name": ""}),
     "a name of dots": Case(nothing, OUT, {"file_name": ".."}),
-    "the folder itself": Case(nothing, "does not exist", {"file_name": "."}),
+    "the folder itself": Case(nothing, "is no file", {"file_name": "."}),
 }
 
 LINES: dict[str, Case] = {
@@ -349,6 +349,7 @@ def turn(role: Any, content: Any) -> dict[str, Any]:
 
 
 ASKED, ANSWERED = turn("user", "Hi"), turn("assistant", "Hello")
+NOTHING_BEFORE = "nothing comes before the answer"
 NO_LIST = "expected a list of"
 CAUSAL_LM: dict[str, Case] = {
     "text null": Case(nothing, "the row is empty", {"text": None}),
@@ -395,7 +396,8 @@ CAUSAL_LM: dict[str, Case] = {
     "a template in a text": Case(nothing, USED, chat(turn("user", "{{ 1 // 0 }}{% raw %}"), ANSWERED)),
     "turns as JSON": Case(nothing, USED, {"messages": json.dumps([ASKED, ANSWERED])}),
     "content in parts": Case(nothing, USED, chat(turn("user", [{"type": "text", "text": "Hi"}]), ANSWERED)),
-    "the answer first": Case(nothing, "template refuses", chat(ANSWERED, ASKED, ANSWERED)),
+    "only an answer": Case(nothing, NOTHING_BEFORE, chat(ANSWERED)),
+    "the answer first": Case(nothing, NOTHING_BEFORE, chat(ANSWERED, ASKED, ANSWERED)),
     "many turns": Case(nothing, USED, chat(*[ASKED, ANSWERED] * 60)),
     "keys too much": Case(nothing, USED, chat({**ASKED, "weight": [1, None]}, ANSWERED)),
     "the same": Case(nothing, USED, chat(ASKED, ANSWERED)),

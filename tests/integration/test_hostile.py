@@ -80,7 +80,12 @@ def test_a_pickle_that_was_asked_for_still_runs_nothing(
     (model / "model.safetensors").unlink()
     torch.save({"lm_head.weight": Evil()}, model / "pytorch_model.bin")
     refused(f"run {SHORT} --model model", capsys, "only in pytorch_model.bin")
-    refused(f"run {SHORT} --model model --set model.use_safetensors=false", capsys, "cannot be loaded")
+    refused(
+        f"run {SHORT} --model model --set model.use_safetensors=false", capsys, "cannot be loaded", PROGRAM
+    )
+
+
+PROGRAM = "holds more than weights (a program), and is not opened"
 
 
 def evil(path: Path) -> None:
@@ -120,6 +125,8 @@ def test_a_checkpoint_runs_nothing(name: str, spoil: Callable[[Path], None], in_
             run(recipe, "first", resume=True)
         assert "remove first/checkpoints/checkpoint-1" in str(error.value.hint)
         assert "\n" not in error.value.message
+        assert "weights_only" not in error.value.message
+        assert (PROGRAM in error.value.message) == (spoil is evil)
     assert not Path("ran").exists()
     assert pickle.dumps(Evil())
 

@@ -16,6 +16,9 @@ SECRET = "hf_PLANTEDsecret0123456789"
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "TOOLKIT_SECRET")
 PLUGIN = '''
 """A tracker that wants a key."""
+import logging
+import sys
+import warnings
 from dataclasses import dataclass
 from toolkit import hookimpl
 
@@ -32,6 +35,9 @@ def toolkit_settings():
 def toolkit_callbacks(recipe):
     if recipe.settings(Settings).api_key:
         open("told", "w").close()
+        address = recipe.settings(Settings).address
+        logging.getLogger("keyed").warning("asking %s", address)
+        print(warnings.formatwarning(f"asked {address}", UserWarning, "keyed.py", 1), file=sys.stderr)
     return []
 '''
 
@@ -61,7 +67,9 @@ def nowhere_below(folder: Path) -> int:
     return len(files)
 
 
-def test_a_run_keeps_secrets(planted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_keeps_secrets(
+    planted: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("tensorboard")
     for typed in (
         "run r.yaml --output-dir run --json",
@@ -73,9 +81,10 @@ def test_a_run_keeps_secrets(planted: Path, capfd: pytest.CaptureFixture[str]) -
     ):
         status = main(shlex.split(typed))
         said = "".join(capfd.readouterr())
-        assert SECRET not in said
+        assert SECRET not in said + caplog.text
         assert status == 0, said
     assert Path("told").exists()
+    assert "asking https://***@host/?token=***" in caplog.text
     assert nowhere_below(Path("run")) > 15
     assert list(Path("run").rglob("events.out.tfevents*"))
     assert nowhere_below(Path("out")) > 3

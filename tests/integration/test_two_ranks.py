@@ -124,6 +124,8 @@ def test_one_process_is_lost(number: signal.Signals, undisturbed: Path, tmp_path
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
     assert summary(folder)["status"] == ("failed" if number == signal.SIGKILL else "interrupted"), said
+    if number == signal.SIGKILL:
+        assert summary(folder)["error"].startswith("another process of the run was lost (connection ")
     resumed = started(["resume", str(folder)])
     _, said = resumed.communicate()
     assert resumed.returncode == 0, said

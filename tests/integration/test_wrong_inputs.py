@@ -454,6 +454,11 @@ def elsewhere(path: str) -> Prepare:
     return lambda: Path(path).symlink_to(Path(path).rename("secret").absolute())
 
 
+def here(path: str) -> Prepare:
+    """The working folder holds what is in another."""
+    return lambda: shutil.copytree(path, ".", dirs_exist_ok=True)
+
+
 def moved(path: str) -> Prepare:
     def write() -> None:
         recipe_file = Path("run/recipe.yaml")
@@ -479,6 +484,9 @@ RUNS = {
     "eval no run": Case("eval d", "d is no run", "toolkit run", folder("d")),
     "resume nowhere": Case("resume nowhere", "nowhere does not exist", "runs/NAME"),
     "resume no run": Case("resume d", "d is no run", "toolkit run", folder("d")),
+    "resume a file": Case("resume f", "f is a file, not a run's folder", "runs/NAME", file("f")),
+    "resume an empty name": Case("resume ''", "the run's folder is empty", "runs/NAME", here("run")),
+    "eval an empty name": Case("eval ''", "the run's folder is empty", "runs/NAME", here("run")),
     "predict nowhere": Case("predict nowhere a.wav", "nowhere does not exist", "runs/NAME"),
     "export nowhere": Case("export nowhere --to x", "nowhere does not exist", "runs/NAME"),
     "eval unfinished": Case("eval run", UNFINISHED, "toolkit resume run", without_a_model),
@@ -493,6 +501,7 @@ RUNS = {
     "predict a missing file": Case("predict run a.wav", "a.wav does not exist", "check the path"),
     "predict a folder": Case("predict run d", "d is no file", "check the path", folder("d")),
     "predict a good and a bad one": Case(f"predict run {CLIPS}/train_000.flac a.wav", "a.wav does not exist", "path"),
+    "export to an empty name": Case("export run --to ''", "folder to write is empty", "--to"),
     "export to a full folder": Case("export run --to x", "is no empty folder", "--to", file("x/y")),
     "export to a file": Case("export run --to x", "is no empty folder", "--to", file("x")),
     "export below a file": Case("export run --to f/x", "Not a directory", "--to", file("f")),
@@ -501,11 +510,16 @@ RUNS = {
     "export into the run": Case("export run --to run/x", "in the run's own folder", "outside"),
     "export nowhere said": Case("export run", "required: --to", "--help"),
     "a broken recipe": Case("eval run", "run/recipe.yaml, line 1", "write YAML", file("run/recipe.yaml", "a: [")),
-    "a broken summary": Case("eval run", "run/summary.json cannot be read", "copy", file("run/summary.json", "{")),
+    "a broken summary": Case("eval run", "run/summary.json cannot be read", "remove it: toolkit resume run",
+                             file("run/summary.json", "{")),
+    "resume with a broken summary": Case("resume run", "run/summary.json cannot be read", "toolkit resume run writes",
+                                         file("run/summary.json", "{")),
+    "a broken summary of no run": Case(f"run {TASK} --output-dir out", "is no empty folder", "--output-dir",
+                                       file("out/summary.json", "{")),
     "a summary of nothing": Case("eval run", "it holds no mapping", "copy", file("run/summary.json", "[]")),
     "a summary without its end": Case("export run --to x --merge", "after: field required", "copy",
                                       changed("summary.json", after=None)),
-    "a summary without training": Case(f"run {TASK} --output-dir run", "train: field required", "copy",
+    "a summary without training": Case("eval run", "train: field required", "copy",
                                        changed("summary.json", status="failed", train=None)),
     "a summary nested deep": Case("eval run", "summary.json cannot be read", "copy", file("run/summary.json", DEEP)),
     "an environment nested deep": Case("eval run", "environment.json cannot", "copy",
@@ -518,6 +532,7 @@ RUNS = {
                        changed("environment.json", columns=[None])),
     "a broken environment": Case("eval run", "environment.json cannot", "copy", file("run/environment.json", "x")),
     "an adapter cut off": Case("eval run", "damaged or incomplete", "toolkit run", cut_off(ADAPTER)),
+    "export an adapter cut off": Case("export run --to x", "damaged or incomplete", "copy", cut_off(ADAPTER)),
     "an adapter that is gone": Case("eval run", "damaged or incomplete", "copy", lambda: Path(ADAPTER).unlink()),
     "a broken adapter's settings": Case("eval run", "damaged or incomplete", "copy",
                                         file("run/model/adapter_config.json", "{")),

@@ -19,7 +19,7 @@ from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import did_you_mean, place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError
-from toolkit.notices import finite, printable, say
+from toolkit.notices import finite, libraries_without_credentials, printable, say
 from toolkit.trace import trace_hooks
 
 COMMANDS = {
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _after_traceback(debug, interruption.exit_status)
     except KeyboardInterrupt:
         if as_json and ranks.is_first():
-            print_document(_as_document(ToolkitError("stopped")))
+            print_document({"status": "interrupted", "folder": None})
         say("stopped")
         return _after_traceback(debug, 130)
     except BrokenPipeError:
@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         where = place_in_plugin(error)
-        message = f"{type(error).__name__}: {error}" + (f"\n  {where}" if where else "")
+        what = ranks.loss_of_another(error) or f"{type(error).__name__}: {error}"
+        message = what + (f"\n  {where}" if where else "")
         if ranks.is_told(error):
             return 1
         _report(ToolkitError(message, hint="--debug shows where it happened"), as_json)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _ended_in_words() -> Iterator[None]:
-    """Meanwhile SIGTERM ends a command as SIGINT does, and SIGUSR1 nothing; what trains listens for itself."""
+    """Meanwhile SIGINT and SIGTERM end a command in words, and SIGUSR1 nothing; what trains listens for itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,6 +91,7 @@ def _ended_in_words() -> Iterator[None]:
         raise Interrupted(number)
 
     before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, end),
         signal.SIGTERM: signal.signal(signal.SIGTERM, end),
         signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
     }
@@ -145,7 +147,8 @@ def _execute(arguments: list[str]) -> int:
 def _carry_out(module: Any, options: argparse.Namespace) -> int:
     """Run a command; what libraries print meanwhile goes to stderr, the command's own result to stdout."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports each kernel it does without
-    with contextlib.redirect_stdout(sys.stderr), trace_hooks(getattr(options, "trace_hooks", False)):
+    tracing = trace_hooks(getattr(options, "trace_hooks", False))
+    with contextlib.redirect_stdout(sys.stderr), libraries_without_credentials(), tracing:
         document, status = module.execute(options)
     document = finite(document)
     if not ranks.is_first():

@@ -16,7 +16,9 @@ from toolkit.cli.options import add_set_argument, add_trace_argument, settings_f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_DIR", help="the run's folder")
     parser.add_argument("--data", metavar="D", help="a data folder, file or hub id instead of the run's")
-    add_set_argument(parser, "a key of the recipe's data, eval, train or a plugin's section, for this time")
+    add_set_argument(
+        parser, "a key of the recipe's data, eval, train, cache or a plugin's section, for this time"
+    )
     add_trace_argument(parser)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,13 @@ def add_allow_changes_argument(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on even if the recipe, the data or the base model is not what the run began with",
     )
+
+
+def going_on_with(folder: str | None) -> contextlib.AbstractContextManager[None]:
+    """Have what a signal ends name the run or search that is gone on with, at whatever moment it comes."""
+    from toolkit.folder import known_where_to_go_on
+
+    return known_where_to_go_on(folder) if folder else contextlib.nullcontext()
 
 
 def add_trace_argument(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from toolkit.cli import run_command, search_command
-from toolkit.cli.options import add_allow_changes_argument, add_trace_argument
+from toolkit.cli.options import add_allow_changes_argument, add_trace_argument, going_on_with
 from toolkit.errors import RecipeError
 
 
@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    with going_on_with(options.run):
+        return _resumed(options), 0
+
+
+def _resumed(options: argparse.Namespace) -> dict[str, Any]:
     from toolkit.runs import resume
     from toolkit.searching import is_search, resume_search
 
@@ -28,8 +33,8 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
             raise RecipeError(
                 "--allow-changes: trials of a search could not be compared", hint="start another search"
             )
-        return search_command.summary_of(resume_search(options.run)), 0
-    return run_command.summary_of(resume(options.run, allow_changes=options.allow_changes)), 0
+        return search_command.summary_of(resume_search(options.run))
+    return run_command.summary_of(resume(options.run, allow_changes=options.allow_changes))
 
 
 def show(document: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
-from toolkit.cli.options import add_allow_changes_argument, add_recipe_arguments, recipe_from
+from toolkit.cli.options import add_allow_changes_argument, add_recipe_arguments, going_on_with, recipe_from
 from toolkit.notices import printable
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    recipe = recipe_from(options)
-    from toolkit.runs import run
+    with going_on_with(options.output_dir if options.resume else None):
+        recipe = recipe_from(options)
+        from toolkit.runs import run
 
-    made = run(recipe, options.output_dir, resume=options.resume, allow_changes=options.allow_changes)
+        made = run(recipe, options.output_dir, resume=options.resume, allow_changes=options.allow_changes)
     return summary_of(made), 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
-from toolkit.cli.options import add_recipe_arguments, recipe_from
+from toolkit.cli.options import add_recipe_arguments, going_on_with, recipe_from
 from toolkit.errors import RecipeError
 from toolkit.notices import printable
 
@@ -38,19 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    recipe, space = recipe_from(options), _space(options.space)
-    from toolkit.searching import search
+    with going_on_with(options.output_dir if options.resume else None):
+        recipe, space = recipe_from(options), _space(options.space)
+        from toolkit.searching import search
 
-    found = search(
-        recipe,
-        space,
-        options.output_dir,
-        trials=options.trials,
-        metric=options.metric,
-        seed=options.seed,
-        prune=not options.no_prune,
-        resume=options.resume,
-    )
+        found = search(
+            recipe,
+            space,
+            options.output_dir,
+            trials=options.trials,
+            metric=options.metric,
+            seed=options.seed,
+            prune=not options.no_prune,
+            resume=options.resume,
+        )
     return summary_of(found), 0
 
 

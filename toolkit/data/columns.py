@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from toolkit.data.confined import Confined
 from toolkit.data.expanded import expanded
+from toolkit.data.folders import is_file_column
 from toolkit.data.splits import Rows, Source
 from toolkit.discovery import did_you_mean
 from toolkit.errors import DataError, RecipeError, ToolkitError
@@ -198,13 +199,15 @@ def _missing(
             faults.append(RecipeError(message, hint=did_you_mean(given, present) or "name one of them"))
         elif alike[:1] == [column.name] and not {*alike} & {*found, *mapping}:
             names = " or ".join([", ".join(f"'{name}'" for name in alike[:-1]), f"'{alike[-1]}'"])
-            faults.append(DataError(f"no column for {names} in {where} {there}", hint=_told(alike[-1], free)))
+            last = next(one for one in columns if one.name == alike[-1])
+            faults.append(DataError(f"no column for {names} in {where} {there}", hint=_told(last, free)))
         elif column.required and not alike:
             faults.append(
-                DataError(f"no column for '{column.name}' in {where} {there}", hint=_told(column.name, free))
+                DataError(f"no column for '{column.name}' in {where} {there}", hint=_told(column, free))
             )
     return faults
 
 
-def _told(name: str, free: Sequence[str]) -> str:
-    return f"say which it is: --set data.columns.{name}={free[0] if free else 'COLUMN'}"
+def _told(column: Column, free: Sequence[str]) -> str:
+    likely = next((name for name in free if column.names_file or not is_file_column(name)), "COLUMN")
+    return f"say which it is: --set data.columns.{column.name}={likely}"

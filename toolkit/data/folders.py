@@ -84,7 +84,8 @@ class NamedFiles(Source):
         if is_elsewhere or not lies_in(path, self.roots):
             raise DataError(f"{place}: '{name}' leads out of the data folder", hint=REACH)
         if not os.path.isfile(path):  # noqa: PTH113 (pathlib raises where a name is too long)
-            raise DataError(f"{place}: '{name}' does not exist", hint=_NAMES)
+            missing = "is no file" if os.path.exists(path) else "does not exist"  # noqa: PTH110 (as above)
+            raise DataError(f"{place}: '{name}' {missing}", hint=_NAMES)
         return str(path)
 
 

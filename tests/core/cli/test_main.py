@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -185,11 +186,48 @@ def raising(install: Install, error: str) -> None:
     Path("odd.yaml").write_text("plugins: [odd]\nmodel: m\ndata: d\n")
 
 
+def test_eval_says_what_it_may_set(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    assert "data, eval, train, cache or a plugin's section" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_early_interrupt(install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raising(install, "KeyboardInterrupt()")
     status, out, err = outcome(capsys, "run", "odd.yaml", "--json")
     assert (status, err.splitlines()[-1]) == (130, "stopped")
-    assert json.loads(out) == {"errors": [{"message": "stopped", "hint": None}]}
+    assert json.loads(out) == {"status": "interrupted", "folder": None}
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "search.json", None])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "resume first",
+        "run --task causal-lm --output-dir first --resume",
+        "search --output-dir first --resume",
+    ],
+)
+def test_a_signal_before_a_command_listens(
+    name: str | None,
+    number: int,
+    typed: str,
+    in_tmp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As while libraries are imported; what there is to go on with is named."""
+    Path("first").mkdir()
+    if name is not None:
+        Path("first", name).touch()
+    for place in ("toolkit.runs.resume", "toolkit.cli.run_command.recipe_from", "toolkit.searching.is_search",
+                  "toolkit.cli.search_command.recipe_from"):  # fmt: skip
+        monkeypatch.setattr(place, lambda *_, **__: signal.raise_signal(number))
+    status, out, err = outcome(capsys, *typed.split(), "--json")
+    assert status == 128 + number
+    assert json.loads(out) == {"status": "interrupted", "folder": "first" if name else None}
+    assert ("toolkit resume first" if name else "nothing was begun") in err
 
 
 def test_an_interrupted_run(install: Install, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,18 +221,19 @@ def test_a_second_sigint_stops_at_once(
     """In the midst of a step, whose work is lost; the run goes on from its last checkpoint as if nothing had been."""
     install("toolkit-long", plugins={"long": "toolkit_long"}, modules={"toolkit_long": LONG_STEP})
     Recipe.load("tiny.yaml").override(plugins=["tiny", "long"]).dump("tiny.yaml")
-    process = start(tmp_path)
+    process = start(tmp_path, "--json")
     wait_for_file(Path("in_step"), process)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert process.poll() is None  # it waits for the step's end
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert time.monotonic() - started < 10
     assert process.returncode == 130, err
     assert "SIGINT: stopping after this step" in err
-    assert "stopped at once; go on with: toolkit resume first" in err
+    assert "stopped at once\ninterrupted by SIGINT; go on with: toolkit resume first\n" in err
+    assert json.loads(out) == {"status": "interrupted", "folder": "first"}
     assert "Traceback" not in err
     assert json.loads(Path("first/summary.json").read_text())["status"] == "interrupted"
     assert as_json(capsys, "resume", "first")["train"]["resumed_from"] == 4

@@ -93,6 +93,14 @@ def test_a_required_column_that_is_nowhere() -> None:
     assert fault.hint == "say which it is: --set data.columns.text=said"
 
 
+@pytest.mark.parametrize(
+    ("row", "likely"), [({"file_name": "a", "said": "b"}, "said"), ({"file_name": "a"}, "COLUMN")]
+)
+def test_a_column_of_files_is_no_likely_text(row: dict[str, str], likely: str) -> None:
+    [fault] = faults([row], [TEXT])
+    assert fault.hint == f"say which it is: --set data.columns.text={likely}"
+
+
 def test_a_misspelt_plugin_column_and_a_misspelt_data_column() -> None:
     first, second = faults([{"said": "b"}], [TEXT, NOTE], {"txet": "said", "note": "sad", "text": "said"})
     assert isinstance(first, RecipeError)

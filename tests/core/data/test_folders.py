@@ -147,7 +147,7 @@ def test_a_data_folder_that_is_itself_a_link(tmp_path: Path, write: Write) -> No
         ("a\0.bin", "expected the name of a file, found 'a\\x00.bin'"),
         ("x" * 5000, f"'{'x' * 5000}' does not exist"),
         (".", "'.' leads out of the data folder"),
-        ("sub", "'sub' does not exist"),
+        ("sub", "'sub' is no file"),
     ],
 )
 def test_what_is_no_name_of_a_file(tmp_path: Path, write: Write, value: object, message: str) -> None:
