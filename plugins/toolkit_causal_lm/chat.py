@@ -72,8 +72,8 @@ def tokens(tokenizer: Any, text: str) -> list[int]:
 
 def encode_chat(
     tokenizer: Any, messages: Sequence[Message], ends: set[int], everything: bool = False
-) -> tuple[list[int], list[Span]]:
-    """A chat's tokens, and where in them the answers are, each with the token that ends it.
+) -> tuple[list[int], list[Span], list[int]]:
+    """A chat's tokens, where in them the answers are, each with the token that ends it, and what asks for the last.
 
     Where the template marks what is generated, that is believed. Else the chat is written up to each answer and with
     it: each must be the beginning of the whole, in tokens.
@@ -84,21 +84,29 @@ def encode_chat(
     Raises:
         DataError: the template refuses the chat, or the answers cannot be told.
     """
+    places = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
     if everything:
         ids = tokens(tokenizer, rendered(tokenizer, messages))
         spans = [(0, len(ids))]
+        asked = _before(tokenizer, messages, places[-1])
     elif re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()) and tokenizer.is_fast:
         ids, spans = _marked(tokenizer, messages)
+        asked = _before(tokenizer, messages, places[-1])
     else:
         ids = tokens(tokenizer, rendered(tokenizer, messages))
-        places = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
         spans = [_written(tokenizer, messages, place, ids) for place in places]
+        asked = ids[: spans[-1][0]]
     if not everything:
         spans = [_with_end(ids, span, ends) for span in spans]
     start, stop = spans[-1]
     if messages[-1]["role"] == "assistant" and ends.isdisjoint(ids[start:stop][-2:]):
         ids, spans = [*ids[:stop], tokenizer.eos_token_id], [*spans[:-1], (start, stop + 1)]
-    return ids, spans
+    return ids, spans, asked
+
+
+def _before(tokenizer: Any, messages: Sequence[Message], place: int) -> list[int]:
+    """Up to where an answer begins."""
+    return tokens(tokenizer, rendered(tokenizer, messages[:place], answer_next=True))
 
 
 def _marked(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[Span]]:
@@ -130,9 +138,8 @@ def _written(tokenizer: Any, messages: Sequence[Message], place: int, ids: list[
             "the first message is the assistant's: nothing comes before the answer",
             hint="put before it what it answers, or take the row out",
         )
-    before = tokens(tokenizer, rendered(tokenizer, messages[:place], answer_next=True))
-    text = rendered(tokenizer, messages[: place + 1])
-    up_to = tokens(tokenizer, text)
+    before, text = _before(tokenizer, messages, place), messages[: place + 1]
+    up_to = tokens(tokenizer, rendered(tokenizer, text)) if len(text) < len(messages) else ids
     while up_to and ids[: len(up_to)] != up_to and not tokenizer.decode(up_to[-1:]).strip():
         up_to.pop()  # spaces after the turn may be one token with what follows
     if len(before) >= len(up_to) or ids[: len(before)] != before or ids[: len(up_to)] != up_to:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit import DataError, ModelError
-from toolkit_causal_lm.chat import encode_chat, end_of_turn, plain_template, rendered, tokens
+from toolkit_causal_lm.chat import encode_chat, end_of_turn, plain_template, tokens
 from toolkit_causal_lm.rows import Chat, Completion, Shape
 from toolkit_causal_lm.settings import CausalLMSettings
 
@@ -61,10 +61,10 @@ class Encode:
         return replace(encoded, counts=counts)
 
     def _chat(self, chat: Chat) -> Encoded:
-        ids, spans = encode_chat(self.tokenizer, chat.messages, self.ends, self.settings.loss_on == "all")
+        everything = self.settings.loss_on == "all"
+        ids, spans, asked = encode_chat(self.tokenizer, chat.messages, self.ends, everything)
         counts = [any(start <= place < stop for start, stop in spans) for place in range(len(ids))]
         last = max(place for place, turn in enumerate(chat.messages) if turn["role"] == "assistant")
-        asked = tokens(self.tokenizer, rendered(self.tokenizer, chat.messages[:last], answer_next=True))
         return Encoded(ids, counts, asked, chat.messages[last]["content"].strip())
 
     def _completion(self, row: Completion) -> Encoded:
