@@ -90,7 +90,9 @@ def check(recipe: Recipe, *, with_dry_run: bool = False, report: Report | None =
     with report.collecting():
         recipe.validate(own_adapter=plugins is not None and plugins.adapt() is not None)
     report.add(of_plugins.faults)
-    settings_known = not of_plugins.faults
+    settings_known = not any(
+        fault.message.startswith(f"{section}.") for fault in of_plugins.faults for section in recipe.sections
+    )
     if plugins is None:  # if only their settings are wrong, the data can be looked at all the same
         with report.collecting():
             plugins = Plugins(recipe.override(**dict.fromkeys(recipe.sections)))

@@ -78,6 +78,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         _check_complete(model, info, facts, place, replaced=load.get("ignore_mismatched_sizes", False))
         check_packed(model, place)
         keep_unpacked(model)
+        check_generation(model)
     return model
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from toolkit import ModelError, generation_settings
+from toolkit import ModelError, Recipe, generation_settings, load_model
 from toolkit.generation import check_generation
+from toolkit.plugins import Plugins
+from toolkit.recipe import ModelSpec
 
 ASKED: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": 31, "pad_token_id": 0}
 
@@ -67,15 +72,29 @@ def test_how_it_draws_counts_where_it_draws(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "own", [{"repetition_penalty": "a"}, {"top_k": -1}, {"eos_token_id": [["x"]]}, {"typical_p": 0},
-            {"suppress_tokens": [1.5]}, {"early_stopping": "sometimes"}, {"length_penalty": float("nan")}]
+    ("name", "value"),
+    [
+        ("eos_token_id", "abc"), ("eos_token_id", [[1]]), ("eos_token_id", 10**30), ("repetition_penalty", -1.0),
+        ("repetition_penalty", 0), ("repetition_penalty", "x"), ("repetition_penalty", math.nan), ("top_k", -1),
+        ("repetition_penalty", 10**30), ("top_p", "x"), ("min_p", 2), ("typical_p", 0), ("suppress_tokens", 3),
+        ("begin_suppress_tokens", [[1]]), ("no_repeat_ngram_size", 1.5), ("no_repeat_ngram_size", -1),
+        ("length_penalty", "x"), ("early_stopping", "evil"),
+    ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(own: dict[str, Any], model: Any) -> None:
+def test_what_cannot_be_is_refused_as_it_is_loaded_or_given(
+    name: str, value: Any, model: Any, tmp_path: Path
+) -> None:
     check_generation(model)
-    for name, value in own.items():
-        setattr(model.generation_config, name, value)
-    with pytest.raises(ModelError, match=rf"{next(iter(own))} in its generation_config\.json is"):
-        check_generation(model)
+    setattr(model.generation_config, name, value)
+    plugins = Plugins(Recipe(name="r", plugins=["causal-lm"]))
+    with pytest.raises(ModelError, match=rf"{name} in its generation_config\.json is"):
+        plugins.given(model, None)
+    model.generation_config = LlamaForCausalLM(model.config).generation_config
+    model.save_pretrained(tmp_path)
+    settings = tmp_path / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), name: value}))
+    with pytest.raises(ModelError, match=f"{name}|cannot be loaded"):
+        load_model(ModelSpec(str(tmp_path)), AutoModelForCausalLM)
 
 
 def test_a_model_that_does_not_generate_has_none() -> None:

@@ -157,23 +157,6 @@ def test_what_a_model_says_of_its_tokens_counts(
     assert tokenizer.decode(theirs[0, 3:], skip_special_tokens=True).strip() == ours
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("eos_token_id", "abc"), ("eos_token_id", [[1]]), ("eos_token_id", 10**30), ("repetition_penalty", -1.0),
-        ("repetition_penalty", 0), ("repetition_penalty", "x"), ("repetition_penalty", float("nan")), ("top_k", -1),
-        ("top_p", "x"), ("min_p", 2), ("typical_p", 0), ("suppress_tokens", 3), ("no_repeat_ngram_size", 1.5),
-        ("length_penalty", "x"), ("early_stopping", "evil"),
-    ],
-)  # fmt: skip
-def test_own_settings_that_cannot_be_are_refused_at_once(
-    name: str, value: Any, tokenizer: Any, llama: Any
-) -> None:
-    setattr(llama.generation_config, name, value)
-    with pytest.raises(ModelError, match=f"{name} in its generation_config.json is"):
-        toolkit_causal_lm.toolkit_given(recipe(), llama, tokenizer)
-
-
 def test_generation_fits_the_model(tokenizer: Any, llama: Any) -> None:
     tokenizer.model_max_length = POSITIONS
     prompt = [20] * (POSITIONS + 40)

@@ -13,11 +13,10 @@ from peft import LoraConfig, get_peft_model
 from toolkit_whisper.collate import Collator
 from toolkit_whisper.labels import labels_of, prompt_for, set_prompt
 from toolkit_whisper.loss import summed_cross_entropy
-from toolkit_whisper.model import fit_given
 from toolkit_whisper.scoring import Evaluate
 from toolkit_whisper.settings import WhisperSettings
 
-from toolkit import Batch, ModelError
+from toolkit import Batch
 
 Clip = Callable[..., torch.Tensor]
 SETTINGS = {"english": WhisperSettings(), "multilingual": WhisperSettings("de", "translate")}
@@ -147,20 +146,6 @@ def test_how_a_model_would_generate_elsewhere_does_not_count(
     for name, value in own.items():
         setattr(model.generation_config, name, value)
     assert Evaluate(processor, WhisperSettings())(model, batch).predictions == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("repetition_penalty", 0), ("repetition_penalty", "x"), ("repetition_penalty", 10**30),
-        ("suppress_tokens", 3), ("begin_suppress_tokens", [[1]]), ("no_repeat_ngram_size", -1),
-        ("length_penalty", "x"), ("early_stopping", "evil"),
-    ],
-)  # fmt: skip
-def test_own_settings_that_cannot_be_are_refused_at_once(name: str, value: Any, english: Any) -> None:
-    setattr(english[0].generation_config, name, value)
-    with pytest.raises(ModelError, match=f"{name} in its generation_config.json is"):
-        fit_given(*english, WhisperSettings())
 
 
 def test_a_model_in_half_precision(english: Any, clip: Clip) -> None:
