@@ -72,22 +72,24 @@ def check_keeps_apart(model: Any) -> None:
         ModelError: they are not, or it takes no positions.
     """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.get_text_config().vocab_size, (2, 12), generator=generator).to(
+    vocabulary = model.config.get_text_config().vocab_size
+    behind = torch.randint(vocabulary, (12,), generator=generator)
+    ids = torch.stack([behind, behind.roll(5)]).to(
         model.device
-    )
+    )  # its last five, behind the others and first of all
     positions = torch.tensor([[*range(7), *range(5)], [*range(12)]], device=model.device)
     trains = model.training
     model.eval()
     try:
-        alone = model(input_ids=ids[:1, 7:], use_cache=False).logits[0]  # (5, vocabulary)
-        behind = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 7:]
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"causal-lm.packing: {_name(model)} cannot be packed: {error}", _HINT) from error
     finally:
         model.train(trains)
     low_precision = getattr(model, "is_quantized", False)
-    precision = torch.finfo(torch.bfloat16 if low_precision else alone.dtype).eps
-    difference = float((behind - alone).abs().max() / alone.abs().max())
+    precision = torch.finfo(torch.bfloat16 if low_precision else logits.dtype).eps
+    alone = logits[1, :5]  # (5, vocabulary): nothing before it, and what follows changes nothing
+    difference = float((logits[0, 7:] - alone).abs().max() / alone.abs().max())
     if not difference <= precision**0.5:
         raise ModelError(
             f"causal-lm.packing: {_name(model)} does not keep rows of one sequence apart: the logits of a row behind "
