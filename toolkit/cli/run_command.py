@@ -11,6 +11,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
+from toolkit.cli.imports import import_what_runs
 from toolkit.cli.options import add_allow_changes_argument, add_recipe_arguments, going_on_with, recipe_from
 from toolkit.notices import printable
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     with going_on_with(options.output_dir if options.resume else None):
         recipe = recipe_from(options)
+        import_what_runs()
         from toolkit.runs import run
 
         made = run(recipe, options.output_dir, resume=options.resume, allow_changes=options.allow_changes)
