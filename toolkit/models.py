@@ -222,7 +222,9 @@ def is_whole(folder: Path, *needed: str) -> bool:
 
     names = {path.name for path in folder.iterdir() if path.suffix in _WEIGHTS} | set(needed)
     for path in folder.glob("*.index*.json"):
-        names |= set((json_of(str(folder), path.name, None) or {}).get("weight_map", {}).values())
+        index = json_of(str(folder), path.name, None) or {}
+        _check_index(index, path)
+        names |= set(index["weight_map"].values())
     try:
         for name in names:
             if name.endswith(".safetensors"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +9,8 @@ from pathlib import Path
 
 def lies_in(path: Path, folders: Sequence[Path]) -> bool:
     """Whether the file that a path leads to lies in one of the folders, links followed."""
-    real = os.path.realpath(path)
-    return any(real.startswith(_inside(folder)) for folder in folders)
-
-
-@functools.lru_cache
-def _inside(folder: Path) -> str:
-    """How the real names of a folder's files begin; each row's files are asked about, of the same few folders."""
-    return os.path.join(os.path.realpath(folder), "")  # noqa: PTH118 (a Path drops the separator)
+    parents = Path(os.path.realpath(path)).parents
+    return any(Path(os.path.realpath(folder)) in parents for folder in folders)
 
 
 def blobs_beside(own: Path) -> list[Path]:

@@ -74,9 +74,8 @@ def check_keeps_apart(model: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     behind = torch.randint(vocabulary, (12,), generator=generator)
-    ids = torch.stack([behind, behind.roll(5)]).to(
-        model.device
-    )  # its last five, behind the others and first of all
+    alone = behind.roll(5)  # the same five last tokens come first
+    ids = torch.stack([behind, alone]).to(model.device)
     positions = torch.tensor([[*range(7), *range(5)], [*range(12)]], device=model.device)
     trains = model.training
     model.eval()
@@ -88,8 +87,8 @@ def check_keeps_apart(model: Any) -> None:
         model.train(trains)
     low_precision = getattr(model, "is_quantized", False)
     precision = torch.finfo(torch.bfloat16 if low_precision else logits.dtype).eps
-    alone = logits[1, :5]  # (5, vocabulary): nothing before it, and what follows changes nothing
-    difference = float((logits[0, 7:] - alone).abs().max() / alone.abs().max())
+    one, other = logits[0, 7:], logits[1, :5]  # (5, vocabulary); what follows a row changes nothing of it
+    difference = float((one - other).abs().max() / other.abs().max())
     if not difference <= precision**0.5:
         raise ModelError(
             f"causal-lm.packing: {_name(model)} does not keep rows of one sequence apart: the logits of a row behind "
