@@ -37,7 +37,7 @@ from transformers import (
 
 from toolkit.adapters import adapt
 from toolkit.errors import ModelError, RecipeError
-from toolkit.models import load_model, load_processor
+from toolkit.models import is_whole, load_model, load_processor
 from toolkit.recipe import ModelSpec
 
 torch.set_num_threads(1)
@@ -662,3 +662,14 @@ def test_an_auto_class_takes_no_part_of_a_model_for_the_whole(tmp_path: Path) ->
         ModelError, match=r"a LlamaForSequenceClassification \(model_type 'llama'\), which is nothing"
     ):
         load_model(tmp_path / "classes", AutoModelForCausalLM)
+
+
+@pytest.mark.parametrize("named", [{"a": "../secret.safetensors"}, {"a": ["x"]}, ["x"], None])
+def test_an_index_that_names_no_weights_is_refused(
+    named: Any, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved["llama"], tmp_path / "model")
+    assert is_whole(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    with pytest.raises(ModelError, match="which is no file of the model's folder"):
+        is_whole(folder)
