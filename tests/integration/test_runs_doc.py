@@ -82,6 +82,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (table.parent / "broken.flac").write_bytes(b"no sound")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         more = ["data.max_bad_fraction=0.1", "train.do_predict=true", "train.report_to=tensorboard"]
         command = ["run", "--task", "whisper-asr", "--data", "data", *settings(*more)]
         status, document = printed(*command, "--output-dir", "runs/first")
