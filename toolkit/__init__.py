@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.errors import PluginError as PluginError
     from toolkit.errors import RecipeError as RecipeError
     from toolkit.errors import ToolkitError as ToolkitError
+    from toolkit.forwards import in_place_of_forward as in_place_of_forward
     from toolkit.generation import generation_settings as generation_settings
     from toolkit.hookspecs import hookimpl as hookimpl
     from toolkit.metrics import EvaluateMetric as EvaluateMetric
@@ -46,6 +47,7 @@ _HOME = {
     "PluginError": "toolkit.errors",
     "RecipeError": "toolkit.errors",
     "ToolkitError": "toolkit.errors",
+    "in_place_of_forward": "toolkit.forwards",
     "generation_settings": "toolkit.generation",
     "hookimpl": "toolkit.hookspecs",
     "EvaluateMetric": "toolkit.metrics",

@@ -48,7 +48,7 @@ def refuse_at_work(folder: Path, what: str = "run") -> None:
         return
     _refuse_no_file(folder / LOCK)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open() as file:
-        if not taken(file):
+        if not taken(file, fcntl.LOCK_SH):  # the other kind would need a file that can be written to
             raise _at_work(folder, what, file)
 
 
@@ -84,10 +84,10 @@ def _taken_or_refused(folder: Path, what: str) -> IO[str]:
         file.close()
 
 
-def taken(file: IO[str]) -> bool:
+def taken(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     """Take the lock of an open file, unless another has it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

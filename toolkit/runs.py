@@ -188,7 +188,7 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     output_dir = recipe.train.get("output_dir") if output_dir is None else output_dir
     if output_dir is not None and not str(output_dir):
-        raise RecipeError("the name of the run's folder is empty", hint="leave --output-dir out, or name one")
+        raise RecipeError("the name of the run's folder is empty", hint="leave it out, or name one")
     if _asks_to_resume(recipe) and output_dir is not None:
         resume = True
     if resume and output_dir is None:

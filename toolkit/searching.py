@@ -100,6 +100,8 @@ def search(
     if trials < 1:
         raise RecipeError(f"--trials: expected at least 1, found {trials}", hint="20 is a good start")
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    if output_dir is not None and not str(output_dir):
+        raise RecipeError("the name of the search's folder is empty", hint="leave it out, or name one")
     if resume and output_dir is None:
         raise RecipeError("nothing to resume: no folder was named", hint="name it with --output-dir")
     folder = expanded(output_dir or f"runs/{recipe.name}-search-{datetime.now():%Y%m%d-%H%M%S}")

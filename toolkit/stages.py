@@ -10,7 +10,6 @@ known by its weights, its configuration and the libraries. The plugin's code doe
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from toolkit.cache import GB, StageStore
 from toolkit.environment import package_version
+from toolkit.forwards import in_place_of_forward
 from toolkit.linear import is_swifter
 from toolkit.notices import say, say_once
 from toolkit.types import Stage
@@ -97,24 +97,11 @@ def _first_input(stage: Stage, forward: Callable[[Any], Any], batch: Any) -> tup
         raise _Seen(call.keys() if call is not None else ())
 
     try:
-        with _in_place_of_forward(module, seen), torch.no_grad():
+        with in_place_of_forward(module, seen), torch.no_grad():
             forward(batch)
     except _Seen as found:
         return found.keys
     return ()
-
-
-@contextlib.contextmanager
-def _in_place_of_forward(module: Any, other: Callable[..., Any]) -> Iterator[None]:
-    """Have a module call another function, which looks as its own forward does."""
-    before = vars(module).get("forward")  # others may have put something there
-    module.forward = functools.wraps(module.forward, updated=())(other)
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
 
 
 def reusable(stage: Stage) -> bool:
@@ -163,7 +150,7 @@ class FrozenStage:
     def attached(self) -> Iterator[FrozenStage]:
         self.store.open()
         try:
-            with _in_place_of_forward(self.stage.module, self):
+            with in_place_of_forward(self.stage.module, self):
                 yield self
         finally:
             self.store.close()

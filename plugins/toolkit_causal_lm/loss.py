@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from toolkit import Batch, Loss
+from toolkit import Batch, Loss, in_place_of_forward
 from toolkit_causal_lm.attention import segments
 from toolkit_causal_lm.encode import IGNORED
 from toolkit_causal_lm.parts import (
@@ -99,15 +99,8 @@ def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
         given.append(hidden)
         return hidden
 
-    before = vars(head).get("forward")  # others may have put something there
-    head.forward = keep
-    try:
-        with _given_only_targets(head, batch):
-            outputs = _forward(model, batch)
-    finally:
-        del head.forward
-        if before is not None:
-            head.forward = before
+    with in_place_of_forward(head, keep), _given_only_targets(head, batch):
+        outputs = _forward(model, batch)
     return outputs, given[0][0], _targets(batch)
 
 

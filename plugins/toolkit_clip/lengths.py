@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit_clip.forwards import in_place_of_forward, trains
+from toolkit import in_place_of_forward
+from toolkit_clip.recall import trains
 
 AT_ONCE = 8
 """Captions in a group: for a CPU few enough to be alike, and enough to keep it busy."""

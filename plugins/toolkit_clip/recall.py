@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit_clip.forwards import in_place_of_forward, trains
+from toolkit import in_place_of_forward
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Randomness:
         torch.set_rng_state(self.cpu)
         if self.own is not None:
             torch.get_device_module(self.device).set_rng_state(self.own, self.device)
+
+
+def trains(module: Any) -> bool:
+    return any(weights.requires_grad for weights in module.parameters())
 
 
 class Recall:

@@ -118,7 +118,7 @@ def check_length(recording: Recording, max_seconds: float) -> None:
     """Raise `DataError` if the recording is longer than `max_seconds`."""
     if recording.seconds > max_seconds:
         raise DataError(
-            f"{recording.name} lasts {recording.seconds:.6g} s, longer than the model's {max_seconds:g} s",
+            f"{recording.name} lasts {recording.seconds:.6g} s, longer than the window of {max_seconds:g} s",
             hint="cut it into pieces, each with its text: rows with `start` and `end`, in seconds",
         )
 

@@ -476,7 +476,10 @@ RUNS = {
     "below a file": Case(f"run {TASK} --output-dir out/x", "Not a directory", "--output-dir", file("out")),
     "a long name": Case(f"run {TASK} --output-dir {'x' * 300}", "File name too long", "--output-dir"),
     "no such user": Case(f"run {TASK} --output-dir ~nobody-here/x", "there is no such user", "in full"),
-    "an empty name": Case(f"run {TASK} --output-dir ''", "folder is empty", "--output-dir"),
+    "an empty name": Case(f"run {TASK} --output-dir ''", "--output-dir: the name is empty", "--help"),
+    "a search's empty name": Case(
+        f"search {TASK} --space train.seed=1,2 --output-dir ''", "--output-dir: the name is empty", "--help"
+    ),
     "not to be written": Case(f"run {TASK} --output-dir /proc/out", "/proc/out cannot be written", "rights"),
     "no folder to resume": Case(f"run {TASK} --resume", "no folder was named", "--output-dir"),
     "another recipe": Case(f"run {TASK} --set train.seed=7 --output-dir run --resume", "another recipe", "resume"),

@@ -25,6 +25,21 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     add_trace_argument(parser)
 
 
+def add_output_dir_arguments(parser: argparse.ArgumentParser, of: str, default: str) -> None:
+    parser.add_argument(
+        "--output-dir", metavar="DIR", type=_folder, help=f"the {of}'s folder (default: {default})"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help=f"go on with the {of} in --output-dir, if there is one"
+    )
+
+
+def _folder(name: str) -> str:
+    if not name:
+        raise argparse.ArgumentTypeError("the name is empty; leave it out, or name a folder")
+    return name
+
+
 def add_allow_changes_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changes",

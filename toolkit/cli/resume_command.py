@@ -9,6 +9,7 @@ import argparse
 from typing import Any
 
 from toolkit.cli import run_command, search_command
+from toolkit.cli.imports import import_what_runs
 from toolkit.cli.options import add_allow_changes_argument, add_trace_argument, going_on_with
 from toolkit.errors import RecipeError
 
@@ -34,6 +35,7 @@ def _resumed(options: argparse.Namespace) -> dict[str, Any]:
                 "--allow-changes: trials of a search could not be compared", hint="start another search"
             )
         return search_command.summary_of(resume_search(options.run))
+    import_what_runs()
     return run_command.summary_of(resume(options.run, allow_changes=options.allow_changes))
 
 

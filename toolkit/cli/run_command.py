@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
 from toolkit.cli.imports import import_what_runs
-from toolkit.cli.options import add_allow_changes_argument, add_recipe_arguments, going_on_with, recipe_from
+from toolkit.cli.options import (
+    add_allow_changes_argument,
+    add_output_dir_arguments,
+    add_recipe_arguments,
+    going_on_with,
+    recipe_from,
+)
 from toolkit.notices import printable
 
 if TYPE_CHECKING:
@@ -21,12 +27,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
-    parser.add_argument(
-        "--output-dir", metavar="DIR", help="the run's folder (default: runs/<task>-<date>-<time>)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --output-dir, if there is one"
-    )
+    add_output_dir_arguments(parser, "run", "runs/<task>-<date>-<time>")
     add_allow_changes_argument(parser)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.console import number, print_table
-from toolkit.cli.options import add_recipe_arguments, going_on_with, recipe_from
+from toolkit.cli.options import add_output_dir_arguments, add_recipe_arguments, going_on_with, recipe_from
 from toolkit.errors import RecipeError
 from toolkit.notices import printable
 
@@ -29,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="NAME", help="what is compared (default: the recipe's, or loss)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of what is suggested (default: 0)")
     parser.add_argument("--no-prune", action="store_true", help="run every trial to its end")
-    parser.add_argument(
-        "--output-dir", metavar="DIR", help="the search's folder (default: runs/<task>-search-<date>-<time>)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the search in --output-dir, if there is one"
-    )
+    add_output_dir_arguments(parser, "search", "runs/<task>-search-<date>-<time>")
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:

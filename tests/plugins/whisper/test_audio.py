@@ -98,7 +98,7 @@ def test_arrays_are_taken_as_they_are(array: Any) -> None:
 def test_a_clip_as_long_as_the_window_is_allowed_and_one_sample_more_is_not(write: Write) -> None:
     exact = write("exact.wav", np.zeros(44_100), rate=44_100)
     assert load(exact, 16_000, max_seconds=1).shape == (16_000,)
-    with pytest.raises(DataError, match=r"more\.wav lasts 1\.00002 s, longer than the model's 1 s"):
+    with pytest.raises(DataError, match=r"more\.wav lasts 1\.00002 s, longer than the window of 1 s"):
         load(write("more.wav", np.zeros(44_101), rate=44_100), 16_000, max_seconds=1)
 
 
@@ -106,7 +106,7 @@ def test_a_long_clip_is_named_with_its_length(write: Write) -> None:
     path = write("clip.wav", np.zeros(413_00), rate=1_000)
     with pytest.raises(DataError) as caught:
         load(path, 16_000, max_seconds=30)
-    assert caught.value.message == f"{path} lasts 41.3 s, longer than the model's 30 s"
+    assert caught.value.message == f"{path} lasts 41.3 s, longer than the window of 30 s"
     assert caught.value.hint is not None
 
 
@@ -218,7 +218,7 @@ def test_no_more_of_a_long_file_is_read_than_the_part(write: Write, monkeypatch:
         (9.0, 10.0, r"long\.wav lasts 4 s, the row's part of it is from 9 to 10 s"),
         (0.0, 4.2, r"is from 0 to 4\.2 s"),
         (2.0, 1.0, r"ends at 1 s and starts at 2 s"),
-        (0.0, 3.5, r"lasts 3\.5 s, longer than the model's 3 s"),
+        (0.0, 3.5, r"lasts 3\.5 s, longer than the window of 3 s"),
     ],
 )
 def test_parts_that_cannot_be_had(write: Write, start: float, end: Any, reason: str) -> None:

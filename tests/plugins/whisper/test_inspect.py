@@ -63,7 +63,7 @@ def test_sound_in_memory_and_as_bytes(processor: Any, write: Write) -> None:
             "no: over 40 tokens",
             "a.wav: the transcript makes 41 tokens, the decoder takes 40",
         ),
-        (48_000, "Hi", "no: over 2 s", "a.wav lasts 3 s, longer than the model's 2 s"),
+        (48_000, "Hi", "no: over 2 s", "a.wav lasts 3 s, longer than the window of 2 s"),
         (0, "Hi", "no: sound missing or unreadable", "a.wav holds no samples"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_whole_check_with_its_dry_run(whole: Recipe, tmp_path: Path) -> None:
 def test_a_run_with_too_many_bad_clips_is_refused_at_once(whole: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 of 13 rows cannot be used, more than a share of") as caught:
         run(whole.override(data={"max_bad_fraction": 0.2}), tmp_path / "out")
-    assert "lasts 2.5 s, longer than the model's 2 s" in caught.value.message
+    assert "lasts 2.5 s, longer than the window of 2 s" in caught.value.message
     assert not (tmp_path / "out").exists()
 
 

@@ -182,7 +182,7 @@ def test_so_many_seconds(english: Nano) -> None:
     batch = Collator(processor, WhisperSettings())(rows(processor, (0.3, 1.4)))
     assert batch["input_features"].shape == (2, 80, 150)
     summed_cross_entropy(model, batch)
-    with pytest.raises(DataError, match=r"lasts 2 s, longer than the model's 1\.5 s"):
+    with pytest.raises(DataError, match=r"lasts 2 s, longer than the window of 1\.5 s"):
         rows(processor, (2.0,))
 
 

@@ -10,7 +10,11 @@ from typing import Any
 
 @contextmanager
 def in_place_of_forward(module: Any, other: Callable[..., Any]) -> Iterator[None]:
-    """Have a module call another function, which looks as its own forward does."""
+    """Have a module call another function, which looks as its own forward does.
+
+    with in_place_of_forward(model.vision_model, remembered):
+        model(**batch)
+    """
     before = vars(module).get("forward")  # others may have put something there
     module.forward = functools.wraps(module.forward, updated=())(other)
     try:
@@ -19,7 +23,3 @@ def in_place_of_forward(module: Any, other: Callable[..., Any]) -> Iterator[None
         del module.forward
         if before is not None:
             module.forward = before
-
-
-def trains(module: Any) -> bool:
-    return any(weights.requires_grad for weights in module.parameters())
