@@ -213,13 +213,9 @@ def _tracker_faults(report_to: str | list[str]) -> list[RecipeError]:
     ]
 
 
-def refuse_fp16_on_cpu(arguments: TrainingArguments) -> None:
-    """Raise `RecipeError` where half precision is asked for and accelerate would silently go without."""
-    if arguments.fp16 and arguments.device.type == "cpu":
-        raise RecipeError(
-            "train.fp16: is for GPUs, the run is on the CPU",
-            hint="leave it out, or --set train.bf16=true --set train.use_cpu=true",
-        )
+def is_on_cpu(train: Mapping[str, Any]) -> bool:
+    """Whether a run with these settings computes on the CPU."""
+    return bool(TrainingArguments(use_cpu=bool(train.get("use_cpu"))).device.type == "cpu")
 
 
 def _type_problem(kind: Any, value: Any) -> Any:

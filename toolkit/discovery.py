@@ -75,6 +75,13 @@ class Installed:
             f"install what it needs, the module '{_top(needed)}', or repair or reinstall {self.distribution}"
         )
 
+    def lacking(self, error: ModuleNotFoundError, hook: str) -> PluginError:
+        """The error of a hook that needs a package which is not installed."""
+        return PluginError(
+            f"{self.describe()}: {hook} needs the module '{error.name}', which is not installed",
+            hint=self._remedy(error) or f"repair or reinstall {self.distribution}",
+        )
+
     def failure(self, reasons: Sequence[str], remedy: str | None = None) -> PluginError:
         """The error that says why it cannot be used."""
         return PluginError(

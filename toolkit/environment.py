@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-_PACKAGES = ("task-toolkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "torchaudio",
-             "soundfile", "pillow", "evaluate", "pluggy", "numpy")  # fmt: skip
+from packaging.requirements import Requirement
 
 
 def environment() -> dict[str, Any]:
@@ -16,10 +15,22 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in _PACKAGES if (found := package_version(name))},
+        "packages": {
+            name: found for name in ("task-toolkit", *distributions()) if (found := package_version(name))
+        },
         "git_commit": _commit(),
         "device": _device(),
     }
+
+
+def distributions() -> dict[str, bool]:
+    """The packages that the toolkit asks for, with its extra `all`, and whether it does so without the extra."""
+    asked = [Requirement(one) for one in requires("task-toolkit") or ()]
+    return {one.name: _asked_for(one, "") for one in asked if _asked_for(one, "all")}
+
+
+def _asked_for(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def package_version(package: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint, hub, ranks
-from toolkit.arguments import refuse_fp16_on_cpu, training_arguments
+from toolkit.arguments import is_on_cpu, training_arguments
 from toolkit.base_model import base_model, refuse_changed
 from toolkit.cache import cache_folder
 from toolkit.card import write_card
@@ -72,67 +72,70 @@ class Execution:
 
     def _arguments(self, training: bool) -> Any:
         train = self.recipe.train
-        self._check_order()
+        known = Scores(self.plugins.metrics(self.processor)).higher_is_better()
+        faults = [*self._order_faults(), *(self._training_faults(known) if training else ())]
+        if faults:
+            raise RecipeError.gather(faults)
         if not training:
             quiet = {"report_to": "none", "eval_strategy": "no", "load_best_model_at_end": False}
             return training_arguments({**train, **quiet}, self.files.path)
-        self._check_splits()
         derived: dict[str, Any] = {"logging_dir": str(self.files.logs)}
         if self.recipe.eval.early_stopping_patience is not None:
             derived |= {"metric_for_best_model": "loss", "load_best_model_at_end": True}
         best = train.get("metric_for_best_model", derived.get("metric_for_best_model"))
         if best is not None:
-            best, known = str(best).removeprefix("eval_"), self._directions()
-            if best not in known:
-                raise RecipeError(
-                    f"train.metric_for_best_model: no metric is named '{best}'",
-                    hint=did_you_mean(best, known) or f"the metrics are: {', '.join(known)}",
-                )
+            best = str(best).removeprefix("eval_")
             derived["greater_is_better"] = known[best]
-        arguments = training_arguments(train, self.files.checkpoints, **derived)
-        refuse_fp16_on_cpu(arguments)
-        return arguments
+        return training_arguments(train, self.files.checkpoints, **derived)
 
-    def _directions(self) -> dict[str, bool]:
-        return Scores(self.plugins.metrics(self.processor)).higher_is_better()
-
-    def _check_order(self) -> None:
+    def _order_faults(self) -> Iterator[RecipeError]:
         grouped = self.recipe.train.get("train_sampling_strategy") == "group_by_length"
         if grouped and self.plugins.row_length() is None:
-            raise RecipeError(
+            yield RecipeError(
                 "train.train_sampling_strategy: no plugin of the recipe tells how long rows are",
                 hint="take random, or add a plugin that answers toolkit_row_length",
             )
 
-    def _check_splits(self) -> None:
-        """Refuse what would fail, or do nothing, for want of rows."""
-        train = self.recipe.train
-        if train.get("eval_strategy", "no") != "no" and train.get("do_eval") is False:
-            raise RecipeError(
+    def _training_faults(self, known: Mapping[str, bool]) -> Iterator[RecipeError]:
+        """Settings that would fail, or do nothing, on these rows."""
+        train, splits = self.recipe.train, self.splits
+        evaluates = train.get("eval_strategy", "no") != "no"
+        if evaluates and train.get("do_eval") is False:
+            yield RecipeError(
                 f"train.do_eval: false, but train.eval_strategy is '{train['eval_strategy']}'",
                 hint="--set train.eval_strategy=no, or leave do_eval out",
             )
-        if train.get("do_predict") and not {"test", "validation"} & set(self.splits):
-            raise RecipeError(
+        if train.get("do_predict") and not {"test", "validation"} & set(splits):
+            yield RecipeError(
                 "train.do_predict: there are no test and no validation rows to predict",
                 hint="leave it out, or --set data.validation_fraction=0.1",
             )
-        if train.get("eval_strategy", "no") != "no" and "validation" not in self.splits:
-            raise RecipeError(
+        if evaluates and "validation" not in splits:
+            yield RecipeError(
                 f"train.eval_strategy: '{train['eval_strategy']}', but there are no validation rows",
                 hint="--set data.validation_fraction=0.1, or --set train.eval_strategy=no",
             )
-        patience = self.recipe.eval.early_stopping_patience
-        if patience is not None and train.get("eval_strategy", "no") == "no":
-            raise RecipeError(
+        if self.recipe.eval.early_stopping_patience is not None and not evaluates:
+            yield RecipeError(
                 "eval.early_stopping_patience: training is never evaluated",
                 hint="--set train.eval_strategy=epoch, or --set eval.early_stopping_patience=null",
             )
         batch = train.get("per_device_train_batch_size", 8)
-        if train.get("dataloader_drop_last") and len(self.splits["train"]) < batch:
-            raise RecipeError(
-                f"train.dataloader_drop_last: {len(self.splits['train'])} rows make no whole batch of {batch}",
+        if train.get("dataloader_drop_last") and len(splits["train"]) < batch:
+            yield RecipeError(
+                f"train.dataloader_drop_last: {len(splits['train'])} rows make no whole batch of {batch}",
                 hint="leave it out, or make batches smaller",
+            )
+        if train.get("fp16") and is_on_cpu(train):  # accelerate would silently go without
+            yield RecipeError(
+                "train.fp16: is for GPUs, the run is on the CPU",
+                hint="leave it out, or --set train.bf16=true --set train.use_cpu=true",
+            )
+        best = train.get("metric_for_best_model")
+        if best is not None and (name := str(best).removeprefix("eval_")) not in known:
+            yield RecipeError(
+                f"train.metric_for_best_model: no metric is named '{name}'",
+                hint=did_you_mean(name, known) or f"the metrics are: {', '.join(known)}",
             )
 
     def _trainer(self, training: bool) -> Trainer:
@@ -267,6 +270,7 @@ class Execution:
     def _facts(self) -> dict[str, Any]:
         return {
             **environment(),
+            "plugins": self.plugins.versions(),
             "data_fingerprint": fingerprint(self.splits),
             "data_rows": {name: len(rows) for name, rows in self.splits.items()},
             "base_model": base_model(self.recipe.model, self.files.read_environment().get("base_model", {})),

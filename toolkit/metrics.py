@@ -161,24 +161,23 @@ class Scores:
         Raises:
             PluginError: two metrics give the same name.
         """
-        values: dict[str, float] = {}
-        for metric in self.metrics:
-            for name, value in expected_values(metric.compute()).items():
-                if name in values:
-                    raise PluginError(
-                        f"two metrics are named '{name}', the later of them a {type(metric).__qualname__}",
-                        hint="rename one, or leave out the plugin that adds it",
-                    )
-                values[name] = float(value)
-        return values
+        return {name: float(value) for _, name, value in self._values()}
 
     def higher_is_better(self) -> dict[str, bool]:
-        """For each name whether larger values are better."""
-        return {
-            name: _direction(metric, name)
-            for metric in self.metrics
-            for name in expected_values(metric.compute())
-        }
+        """For each name whether larger values are better; raises as `compute` does."""
+        return {name: _direction(metric, name) for metric, name, _ in self._values()}
+
+    def _values(self) -> Iterator[tuple[Metric, str, Any]]:
+        seen: set[str] = set()
+        for metric in self.metrics:
+            for name, value in expected_values(metric.compute()).items():
+                if name in seen:
+                    raise PluginError(
+                        f"two metrics are named '{name}'; the second is of class {type(metric).__qualname__}",
+                        hint="rename one, or leave out the plugin that adds it",
+                    )
+                seen.add(name)
+                yield metric, name, value
 
 
 def _direction(metric: Metric, name: str) -> bool:

@@ -126,6 +126,10 @@ class Plugins:
             hint="see the hook's example in toolkit/hookspecs.py",
         )
 
+    def versions(self) -> dict[str, str]:
+        """The package, with its version, that each comes from."""
+        return {name: f"{one.distribution} {one.version}" for name, one in self._installed.items()}
+
     def with_recipe(self, recipe: Recipe) -> Plugins:
         """The same plugins for another recipe that names them."""
         other = copy.copy(self)
@@ -137,7 +141,10 @@ class Plugins:
     def _ask(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """One plugin's answer."""
         others = [module for name, module in self._pm.list_name_plugin() if name != plugin]
-        answers = self._pm.subset_hook_caller(hook, others)(**arguments)
+        try:
+            answers = self._pm.subset_hook_caller(hook, others)(**arguments)
+        except ModuleNotFoundError as error:
+            raise self._installed[plugin].lacking(error, hook) from error
         return answers[0] if answers else None
 
     def answer(self, plugin: str, hook: str, **arguments: Any) -> Any:

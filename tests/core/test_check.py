@@ -12,7 +12,7 @@ import torch
 from tests.conftest import Install
 from tests.core import tiny
 from tests.core.tiny import rows
-from toolkit import DataError, Recipe, run
+from toolkit import DataError, PluginError, Recipe, run
 from toolkit.check import Report, check, described, memory
 
 SIZES = {"train": 20, "validation": 5, "test": 6}
@@ -135,6 +135,50 @@ def test_metrics_that_are_not_there(recipe: Recipe) -> None:
     assert faults(check(recipe.override(train={"metric_for_best_model": "acuracy"}))) == [
         "train.metric_for_best_model: no metric is named 'acuracy'"
     ]
+
+
+def test_faults_that_the_rows_and_the_device_show_come_together(recipe: Recipe) -> None:
+    wrong = {
+        "eval_strategy": "no",
+        "fp16": True,
+        "use_cpu": True,
+        "metric_for_best_model": "acuracy",
+        "train_sampling_strategy": "group_by_length",
+    }
+    report = check(recipe.override(train=wrong, eval={"early_stopping_patience": 2}))
+    assert faults(report) == [
+        "train.train_sampling_strategy: no plugin of the recipe tells how long rows are",
+        "eval.early_stopping_patience: training is never evaluated",
+        "train.fp16: is for GPUs, the run is on the CPU",
+        "train.metric_for_best_model: no metric is named 'acuracy'",
+    ]
+
+
+ACCURACY = """
+from toolkit import Metric, hookimpl
+
+class Accuracy(Metric):
+    higher_is_better = True
+    def update(self, scored): ...
+    def merge(self, other): ...
+    def compute(self): return {"accuracy": 0.5}
+
+@hookimpl
+def toolkit_metrics(recipe):
+    return [Accuracy()]
+"""
+
+
+def test_two_metrics_of_one_name_are_a_fault_before_anything_trains(
+    recipe: Recipe, install: Install, in_tmp: Path
+) -> None:
+    install("toolkit-again", plugins={"again": "toolkit_again"}, modules={"toolkit_again": ACCURACY})
+    twice = recipe.override(plugins=[*recipe.plugins, "again"], eval={"before": False})
+    message = "two metrics are named 'accuracy'; the second is of class Accuracy"
+    assert faults(check(twice)) == [message]
+    with pytest.raises(PluginError, match=message):
+        run(twice, "first")
+    assert not Path("first").exists()
 
 
 def test_a_recipe_without_a_sample(tiny_recipe: Recipe) -> None:

@@ -68,8 +68,9 @@ class Again(Metric):
 
 
 def test_two_metrics_of_one_name_are_refused() -> None:
-    with pytest.raises(PluginError, match="two metrics are named 'loss'"):
-        Scores([Again()]).compute()
+    for ask in (Scores([Again()]).compute, Scores([Again()]).higher_is_better):
+        with pytest.raises(PluginError, match="two metrics are named 'loss'"):
+            ask()
 
 
 def test_each_name_knows_its_direction() -> None:

@@ -48,6 +48,19 @@ def test_settings_have_defaults(install: Install) -> None:
     assert recipe.settings(toolkit_plug0.VitSettings).crop == 224
 
 
+def test_a_hook_that_lacks_a_module_says_so(install: Install) -> None:
+    lacking = "from toolkit import hookimpl\n@hookimpl\ndef toolkit_model(recipe): import sounds.wav"
+    plugins = load(install, lacking)
+    with pytest.raises(PluginError, match="toolkit_model needs the module 'sounds', which is not") as caught:
+        plugins.model()
+    assert caught.value.message.startswith("plugin 'plug0' (toolkit-plug0 0.1): ")
+    assert caught.value.hint.startswith("install what it needs, the module 'sounds'")
+
+
+def test_versions_are_those_of_the_packages(install: Install) -> None:
+    assert load(install, SETTINGS).versions() == {"plug0": "toolkit-plug0 0.1"}
+
+
 def test_wrong_settings_are_refused_together(install: Install) -> None:
     with pytest.raises(RecipeError) as caught:
         load(
@@ -269,7 +282,7 @@ def test_only_named_plugins_are_imported(install: Install) -> None:
 
 
 def test_the_facade_has_one_method_a_hook_in_calling_order() -> None:
-    others = ("answer", "with_recipe")
+    others = ("answer", "versions", "with_recipe")
     methods = [name for name in vars(Plugins) if not name.startswith("_") and name not in others]
     assert ["toolkit_settings", *(f"toolkit_{name}" for name in methods)] == [
         name for name in vars(hookspecs) if name in HOOKS

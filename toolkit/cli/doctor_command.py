@@ -7,16 +7,15 @@ import importlib
 import shutil
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 from toolkit.cli.console import print_table
 from toolkit.discovery import installed, metadata_faults
+from toolkit.environment import distributions, environment, package_version
 from toolkit.errors import PluginError, ToolkitError
 from toolkit.notices import printable
-
-_PACKAGES = ("torch", "transformers", "datasets", "peft", "torchaudio", "soundfile", "bitsandbytes")
-_OPTIONAL = ("torchaudio", "soundfile", "bitsandbytes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    checks = [_check(f"import {name}", partial(_import, name), f"pip install {name}") for name in _PACKAGES]
+    packages = distributions()
+    modules = _modules()
+    named = {name: modules.get(name, name) for name in packages}
+    checks = [
+        _check(f"import {module}", partial(_import, module, name), f"pip install {name}")
+        for name, module in named.items()
+    ]
+    needless = {f"import {module}" for name, module in named.items() if not packages[name]}
     checks.append(
         _check("model.add_adapter", _adapters, "pip install --upgrade peft, or an older transformers")
     )
@@ -34,9 +40,8 @@ def execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     ]
     checks.append(_check("plugins and tasks by name", _metadata, "reinstall or uninstall the package"))
     checks.append(_check("write here", _room, "change to a folder you may write to"))
-    needed = [one for one in checks if one["name"].removeprefix("import ") not in _OPTIONAL]
-    ok = all(one["ok"] for one in needed)
-    return {"ok": ok, "environment": _environment(), "checks": checks}, 0 if ok else 1
+    ok = all(one["ok"] for one in checks if one["name"] not in needless)
+    return {"ok": ok, "environment": environment(), "checks": checks}, 0 if ok else 1
 
 
 def _check(name: str, look: Callable[[], str], hint: str) -> dict[str, Any]:
@@ -47,8 +52,19 @@ def _check(name: str, look: Callable[[], str], hint: str) -> dict[str, Any]:
         return {"name": name, "ok": False, "detail": detail.splitlines()[0], "hint": hint}
 
 
-def _import(name: str) -> str:
-    return str(getattr(importlib.import_module(name), "__version__", "installed"))
+def _modules() -> dict[str, str]:
+    """What each installed package is imported by."""
+    found: dict[str, str] = {}
+    for module, packages in sorted(packages_distributions().items()):
+        for package in () if module.startswith("_") else packages:
+            if module == package.lower() or package.lower() not in found:
+                found[package.lower()] = module
+    return found
+
+
+def _import(module: str, package: str) -> str:
+    imported = importlib.import_module(module)
+    return str(getattr(imported, "__version__", None) or package_version(package))
 
 
 def _adapters() -> str:
@@ -77,12 +93,6 @@ def _room() -> str:
     probe.touch()
     probe.unlink()
     return f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"
-
-
-def _environment() -> dict[str, Any]:
-    from toolkit.environment import environment
-
-    return environment()
 
 
 def show(document: dict[str, Any]) -> None:

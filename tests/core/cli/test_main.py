@@ -250,6 +250,20 @@ def test_doctor_tells_of_a_peft_that_transformers_refuses(
     assert "hint: model.add_adapter: pip install --upgrade peft" in out
 
 
+def test_doctor_without_what_an_extra_brings(
+    monkeypatch: pytest.MonkeyPatch, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PIL", "rapidfuzz"):
+        monkeypatch.setitem(sys.modules, name, None)
+    status, out, _ = outcome(capsys, "doctor")
+    assert status == 0  # the other plugins work
+    assert [line.split()[:3] for line in out.splitlines() if line.startswith("--")] == [
+        ["--", "import", "PIL"],
+        ["--", "import", "rapidfuzz"],
+    ]
+    assert "hint: import PIL: pip install pillow" in out.splitlines()
+
+
 def test_doctor_without_torch(
     monkeypatch: pytest.MonkeyPatch, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
