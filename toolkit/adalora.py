@@ -70,6 +70,9 @@ class Ranks(TrainerCallback):
         save_file({name: tensor.contiguous() for name, tensor in kept.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
+        """Take up what a checkpoint of ours has kept; one of a script for upstream has nothing."""
+        if not (folder / FILE).is_file():
+            return
         ranks, pattern = self.adalora.rankallocator, {}
         for key, tensor in load_file(folder / FILE).items():
             kind, _, name = key.partition("/")

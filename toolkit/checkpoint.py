@@ -189,9 +189,17 @@ def rotate(written: Path, limit: int | None, best: str | None) -> None:
     for folder in reversed(folders):
         if len(kept) < limit:
             kept.add(folder)
+    bests = {_best_of(folder) for folder in kept}  # which a run that goes on from one of them needs
     for folder in folders:
-        if folder not in kept:
+        if folder not in kept and step_of(folder) not in bests:
             clear(folder)
+
+
+def _best_of(folder: Path) -> int | None:
+    """The step that a checkpoint holds to be the best so far, as far as it can be read."""
+    with contextlib.suppress(CheckpointError):
+        return read_json(folder / STATE).get("best_global_step")
+    return None
 
 
 def clear(folder: Path) -> None:

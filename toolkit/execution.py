@@ -465,6 +465,7 @@ class Execution:
         measured = functools.partial(self.files.measured, step, self.measured_split)
         metrics = None if predicts else ranks.first(measured)
         if metrics is None:
+            step = state.global_step
             metrics = self._predict(self.measured_split) if predicts else self.evaluate(self.measured_split)
         if not self._measures:
             return {}
@@ -554,9 +555,10 @@ class _EarlyStopping(EarlyStoppingCallback):
             self.early_stopping_patience_counter == self.early_stopping_patience
             and state.is_world_process_zero
         ):
+            known = f" of step {state.best_global_step}" if state.best_global_step else ""
             say(
-                f"stopped early, at step {state.global_step}: {name} was no better than {state.best_metric:.4g} of "
-                f"step {state.best_global_step} in {self.early_stopping_patience} evaluations"
+                f"stopped early, at step {state.global_step}: {name} was no better than {state.best_metric:.4g}"
+                f"{known} in {self.early_stopping_patience} evaluations"
             )
 
 

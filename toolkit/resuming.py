@@ -22,6 +22,7 @@ from toolkit.hub import push_checkpoint
 from toolkit.models import problem_of_pickle, quiet
 from toolkit.notices import say
 from toolkit.optimizing import as_set_now, optimizer_settings
+from toolkit.signals import Signals
 
 _ABSENT = object()
 _ADAPTER = "adapter_model.safetensors"
@@ -34,7 +35,7 @@ class ResumableTrainer(transformers.Trainer):
         self._resumed_from: Path | None = None
         self._evaluation_due = False
         self._stopped = False
-        """By what an evaluation has found, as early stopping does."""
+        """For good, by a callback, as early stopping does; a signal only interrupts."""
         self._saved: tuple[int, int] | None = None
         self._saving_checkpoint = False
         self._loss_before_resume = 0.0
@@ -116,12 +117,19 @@ class ResumableTrainer(transformers.Trainer):
         if skip_scheduler and self._resumed_from is not None:  # the one on start has been
             return {}
         self._evaluation_due = True
-        signalled, self.control.should_training_stop = self.control.should_training_stop, False
+        self._stopped = self._is_stopped()
+        asked, self.control.should_training_stop = self.control.should_training_stop, False
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler, **kwargs)
-        self._stopped = self.control.should_training_stop
-        self.control.should_training_stop = signalled or self._stopped
+        self._stopped = self._stopped or self.control.should_training_stop
+        self.control.should_training_stop = asked or self._stopped
         self._evaluation_due = False
         return metrics
+
+    def _is_stopped(self) -> bool:
+        """Whether a callback has ended training before its last step; a script's may have meant a pause."""
+        signals = next((one for one in self.callback_handler.callbacks if isinstance(one, Signals)), None)
+        asked = self.control.should_training_stop and self.state.global_step < self.state.max_steps
+        return self._stopped or (asked and signals is not None and not signals.stopping)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As upstream; what is best so far is saved, so that the best weights are there in the end, and no others."""
@@ -164,7 +172,10 @@ class ResumableTrainer(transformers.Trainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self._logged_before = self._globalstep_last_logged
+        asked = self.control.should_save  # by a signal; upstream forgets it where save_strategy is best
         super()._maybe_log_save_evaluate(*args, **kwargs)
+        if asked and not self.control.should_save:
+            self._save_checkpoint(self.model, None)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As upstream; steps that were skipped are not counted in the mean loss, which without others is NaN."""
@@ -177,6 +188,9 @@ class ResumableTrainer(transformers.Trainer):
     def _loss_since_log(self) -> float:
         """Not yet in upstream's sum, to which the end of training adds it."""
         return float(self._tr_loss) if self.is_in_train else 0.0
+
+    def _ranks_in_place(self) -> contextlib.AbstractContextManager[None]:
+        return self._ranks.in_place() if self._ranks is not None else contextlib.nullcontext()
 
     # ---- saving --------------------------------------------------------------------------------------------
 
@@ -248,7 +262,7 @@ class ResumableTrainer(transformers.Trainer):
             "before_log": self._loss_before_resume + self._total_loss_scalar,
             "reported": self._reported,
             "skipped": self._numbers.skipped,
-            "stopped": self._stopped,
+            "stopped": self._is_stopped(),
             "evaluation_due": self._evaluation_due,
             "settings": optimizer_settings(self.args, self.state.max_steps),
         }
@@ -264,8 +278,7 @@ class ResumableTrainer(transformers.Trainer):
             # Upstream resumes by the names that weights have in memory, and saves those of older releases, which for
             # some architectures differ: such weights would silently be random again.
             names = {"save_original_format": False} if self._saving_checkpoint else {}
-            in_place = self._ranks.in_place() if self._ranks is not None else contextlib.nullcontext()
-            with quiet(), self._use_cache_as_loaded(), in_place:
+            with quiet(), self._use_cache_as_loaded(), self._ranks_in_place():
                 model.save_pretrained(folder, state_dict=state_dict, **names)
         else:
             weights = state_dict or model.state_dict()
@@ -316,8 +329,11 @@ class ResumableTrainer(transformers.Trainer):
         best = Path(self.state.best_model_checkpoint)
         ranks.first(functools.partial(_refuse_damaged_best, best))
         with _taken_up("weights", str(best), _without_best(best)):
-            if not self._load_added_adapter(best):
-                super()._load_best_model()
+            with self._ranks_in_place():
+                if not self._load_added_adapter(best):
+                    super()._load_best_model()
+            if self._ranks is not None:
+                self._ranks.load(best)
 
     def _load_added_adapter(self, folder: Path) -> bool:
         """Load the active adapter of a model with `add_adapter`; False for any other model."""

@@ -13,6 +13,7 @@ from toolkit import checkpoint
 from toolkit.errors import CheckpointError, RunError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = "no room is left for"
 _IN_TEXT = re.compile(rf"os error ({'|'.join(map(str, _FULL))})\b|file write failed|unexpected pos \d+ vs")
 """As safetensors and torch say it, which raise no OSError."""
 
@@ -31,14 +32,15 @@ def told_when_full(folder: Path, checkpoints: Path) -> Iterator[None]:
     except Exception as error:
         if not is_full(error):
             raise
-        go_on = f"toolkit resume {folder}" if (folder / "recipe.yaml").exists() else "begin the run again"
+        begun = any((folder / name).exists() for name in ("recipe.yaml", "search.json"))
+        go_on = f"toolkit resume {folder}" if begun else "begin the run again"
         if (elsewhere := _elsewhere(error, folder)) is not None:
             raise RunError(
-                f"no room is left for {elsewhere}: {_size(_free(elsewhere))} are free there",
+                f"{NO_ROOM} {elsewhere}: {_size(_free(elsewhere))} are free there",
                 hint=f"make room there, then: {go_on}",
             ) from error
         raise RunError(
-            f"no room is left for {folder}: {_size(_free(folder))} are free{_needed(checkpoints)}",
+            f"{NO_ROOM} {folder}: {_size(_free(folder))} are free{_needed(checkpoints)}",
             hint=f"make room (train.save_total_limit keeps fewer checkpoints), then: {go_on}",
         ) from error
 

@@ -30,7 +30,8 @@ class Signals(TrainerCallback):
         self.polled = False
         self._save = False
         self._since = 0.0
-        self._stopping = False
+        self.stopping = False
+        """Whether training ends at this step because of one."""
 
     @contextmanager
     def listening(self) -> Iterator[Signals]:
@@ -79,16 +80,16 @@ class Signals(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         received, save = self._agreed()
-        self._stopping = received is not None
-        if save or self._stopping:
+        self.stopping = received is not None
+        if save or self.stopping:
             control.should_save, self._save = True, False
-        if self._stopping:
+        if self.stopping:
             control.should_training_stop = True
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         ends = float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        if self._stopping and not ends:  # stopped in the midst of it
+        if self.stopping and not ends:  # stopped in the midst of it
             control.should_log = control.should_evaluate = control.should_save = False
         return control
 

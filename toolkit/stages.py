@@ -109,7 +109,10 @@ def reusable(stage: Stage) -> bool:
     weights = [*stage.module.parameters()]
     if not weights or any(one.requires_grad for one in weights):
         return False
-    return not any(type(one).__name__ in _BATCH_DEPENDENT for one in stage.module.modules())
+    return not any(
+        isinstance(one, nn.modules.batchnorm._BatchNorm) or type(one).__name__ in _BATCH_DEPENDENT
+        for one in stage.module.modules()
+    )
 
 
 class FrozenStage:
@@ -130,7 +133,7 @@ class FrozenStage:
         self.root, self.most_bytes = root, max_gb * GB
         self.compute: Callable[..., Any] = stage.module.forward
         self.signature = inspect.signature(self.compute)
-        self.shape: _Shape | None = None
+        self.shapes: dict[str, _Shape] = {}
         self.steady: bool | None = False if _has_dropout(stage.module) else None
         self.indifferent: dict[str, bool] = {}
         """By the kind of call, whether a row's output is the same to the last bit without the others."""
@@ -163,8 +166,7 @@ class FrozenStage:
         found = [self.store.read(key) for key in keys]
         if not self._complete(call, keys, found):
             return self.compute(*args, **kwargs)
-        assert self.shape is not None
-        return self.shape.put_together(found, call.device)
+        return self.shapes[call.form].put_together(found, call.device)
 
     def _gives_more(self, call: _Call) -> bool:
         """Whether outputs are asked for that are not kept, or in another form."""
@@ -206,7 +208,7 @@ class FrozenStage:
         if not self._compute(call, keys, found, left):
             return False
         read = [place for place in range(call.count) if place not in (*ours, *left)]
-        known = self.checked and self.shape is not None
+        known = self.checked and call.form in self.shapes
         return known or not read or self._check(call, keys, found, read[0])
 
     def _check(
@@ -293,9 +295,9 @@ class FrozenStage:
         if shape is None:
             return None
         rows = shape.rows(output)
-        if self.shape is None:
+        if not self.shapes:
             self._forecast(sum(one.nbytes for one in rows[0].values()))
-        self.shape = shape
+        self.shapes[call.form] = shape
         return rows
 
     def _forecast(self, size: int) -> None:
@@ -426,7 +428,7 @@ class _Call:
             return None
         tensors = {name: one for name, one in given.items() if isinstance(one, Tensor)}
         plain = {name: one for name, one in given.items() if name not in tensors}
-        if not tensors or not all(isinstance(one, bool | int | float | str) for one in plain.values()):
+        if not tensors or not all(isinstance(one, bool | int | float | str | None) for one in plain.values()):
             return None
         counts = {len(one) if one.dim() else 0 for one in tensors.values()}
         if len(counts) > 1 or 0 in counts or any(one.requires_grad for one in tensors.values()):
@@ -444,6 +446,11 @@ class _Call:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         kinds = [(name, one.dtype, tuple(one.shape[1:])) for name, one in sorted(self.tensors.items())]
         return repr((sorted(self.plain.items()), precision, kinds))
+
+    @property
+    def form(self) -> str:
+        """What is given, and how the stage is asked: it may answer otherwise with other parts."""
+        return repr((sorted(self.plain.items()), sorted(self.tensors)))
 
     @property
     def device(self) -> torch.device:
@@ -471,21 +478,24 @@ class _Call:
 def _by_name(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments that say something: not None, not the default; of further ones, nothing that switches off."""
+    """The arguments that say something: not the default, nor that there shall be no further outputs."""
     given: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         parameter = signature.parameters[name]
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             raise TypeError
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            given |= {
-                key: one
-                for key, one in value.items()
-                if (key == "return_dict") == (one is False)  # an object is what there is without it
-            }
+            given |= {key: one for key, one in value.items() if _says_something(key, one)}
         elif isinstance(value, Tensor) or value != parameter.default:
             given[name] = value
-    return {name: one for name, one in given.items() if one is not None}
+    return given
+
+
+def _says_something(key: str, value: Any) -> bool:
+    """Whether an argument that the signature does not name may change what comes out."""
+    if key == "return_dict":
+        return value is False
+    return bool(value) if key in _MORE else True
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------

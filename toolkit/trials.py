@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import processes
-from toolkit.checkpoint import read_json, write_json
-from toolkit.errors import CheckpointError, Interrupted, RecipeError
+from toolkit.checkpoint import read_json, write_json, write_text
+from toolkit.errors import CheckpointError, Interrupted, RecipeError, RunError
 from toolkit.folder import RECORD, RunFolder, known_where_to_go_on
 from toolkit.lock import locked
 from toolkit.notices import finite, say
 from toolkit.processes import Ended
 from toolkit.recipe import Recipe
+from toolkit.room import NO_ROOM, told_when_full
 from toolkit.signals import Signals
 from toolkit.space import Space, as_text, changes, parse_space, size, written
 from toolkit.study import Trial, best_of, is_hopeless, suggest
+from toolkit.yaml12 import write_yaml
 
 _WHAT = "search, or a trial of one,"
 _OF_A_TRIAL: dict[str, Any] = {
@@ -90,10 +92,14 @@ def carry_out(folder: Path, settings: Settings) -> None:
     with known_where_to_go_on(folder), locked(folder, _WHAT) as lock, Signals().listening() as signals:
         work = _Work(folder, settings, signals, lock)
         try:
-            work.carry_out()
+            with told_when_full(folder, folder):
+                work.carry_out()
         except BaseException as error:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-            work.write("interrupted" if stopped else "failed")
+            try:
+                work.write("interrupted" if stopped else "failed")
+            except OSError as problem:  # what ended the search is said, whether or not there is room for it
+                say(f"{folder / RECORD} cannot be written: {problem.strerror}")
             raise
 
 
@@ -132,7 +138,8 @@ class _Work:
         self.record |= {"status": status, "trials": [trial.as_dict() for trial in self.trials]}
         if (best := self.best) is not None:
             self.record["best"] = {"trial": best.number, "score": best.score, "values": dict(best.values)}
-            self.settings.recipe_of(best.values).dump(self.folder / "best.yaml")
+            best_recipe = self.settings.recipe_of(best.values)
+            write_text(self.folder / "best.yaml", write_yaml(best_recipe.as_dict()))
         write_json(self.folder / RECORD, finite(self.record))
 
     def _next(self) -> Trial | None:
@@ -181,6 +188,10 @@ class _Work:
         """The trial as its process has ended it."""
         if watch.is_hopeless:
             return dataclasses.replace(trial, status="pruned")
+        if ended.reason.startswith(NO_ROOM):  # which is no fault of the trial's values
+            raise RunError(
+                f"trial {trial.number}: {ended.reason}", hint=f"make room, then: toolkit resume {self.folder}"
+            )
         if ended.status or ended.document is None:
             return dataclasses.replace(trial, status="failed", reason=ended.reason)
         metrics, name = ended.document["after"], self.settings.metric

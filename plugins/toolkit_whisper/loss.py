@@ -36,7 +36,7 @@ def total_at_labels(model: Any, batch: Batch, encoded: Any = None) -> Tensor:
         encoded: what the encoder returned for them, if it is known.
     """
     labelled = batch["labels"] != IGNORED
-    longest = int(labelled.sum(dim=1).max())
+    longest = max(1, int((labelled * torch.arange(1, labelled.shape[1] + 1, device=labelled.device)).max()))
     labels, labelled = batch["labels"][:, :longest], labelled[:, :longest]
     with _logits_only_at(model, labelled):
         logits = _outputs(model, batch, batch["decoder_input_ids"][:, :longest], encoded).logits

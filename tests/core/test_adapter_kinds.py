@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from tests.core import tiny
 from tests.core.test_adapters import clip, llama, whisper
+from tests.core.test_runs import lines
 from toolkit import Recipe, load_run, run
 from toolkit.adalora import orthogonality
 from toolkit.adapters import adapt
 from toolkit.errors import RecipeError
+from toolkit.trainer import Trainer
 
 QV = {"target_modules": ["q_proj", "v_proj"]}
 IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
@@ -192,6 +194,27 @@ def test_adalora_resumed_is_as_never_stopped(resumed_from: int, recipe: Recipe) 
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert again.summary["after"] == whole.summary["after"]
+
+
+@pytest.mark.parametrize("best", [6, 16])
+def test_adalora_takes_up_its_best_weights(
+    best: int, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a step before the ranks are final, and of one after."""
+    judge = Trainer._determine_best_metric
+
+    def judged(trainer: Trainer, metrics: dict[str, float], trial: Any) -> bool:
+        loss = 1.0 if trainer.state.global_step == best else 2.0
+        return bool(judge(trainer, {**metrics, "eval_loss": loss}, trial))
+
+    monkeypatch.setattr(Trainer, "_determine_best_metric", judged)
+    train = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    result = run(recipe.override(train=train), "run", data={**SPLITS, "validation": SPLITS["test"]})
+    [measured] = [
+        line for line in lines(Path("run")) if line["step"] == best and line["split"] == "validation"
+    ]
+    found = load_run("run").evaluate(data=SPLITS)["metrics"]
+    assert found["loss"] == result.summary["after"]["loss"] == pytest.approx(measured["loss"], rel=1e-6)
 
 
 def test_adalora_penalty_is_pefts() -> None:

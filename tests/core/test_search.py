@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ import pytest
 from tests.conftest import Install
 from tests.core.test_runs import same, weights
 from tests.core.tiny import rows
-from toolkit import CheckpointError, Recipe, RecipeError, load_run, run, search
+from toolkit import CheckpointError, Recipe, RecipeError, load_run, processes, run, search
 from toolkit.checkpoint import read_json, write_json
 from toolkit.cli import main
+from toolkit.errors import RunError
+from toolkit.processes import Ended
 from toolkit.searching import Search, resume_search
 from toolkit.space import parse_space
 from toolkit.study import Trial
@@ -243,6 +248,52 @@ def test_a_hopeless_trial_is_ended_in_good_order(recipe: Recipe) -> None:
     assert read_json(folder / "trials/trial-6/summary.json")["status"] == "interrupted"
     assert not (folder / "trials/trial-6/checkpoints").exists()
     assert Search(folder).record["best"]["trial"] == 1
+
+
+def test_a_full_disk_ends_the_search_and_not_the_trial(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is full is no fault of the trial's values: with more room it is gone on with."""
+    folder = begun(recipe, RATES, finished(1, [1.0]))
+    carry_out = processes.carry_out
+
+    def in_little_room(*args: Any, **kwargs: Any) -> Ended:
+        with subprocess_limited_to(3_000):
+            return carry_out(*args, **kwargs)
+
+    monkeypatch.setattr(processes, "carry_out", in_little_room)
+    with pytest.raises(RunError, match="trial 2: no room is left for tuned/trials/trial-2") as caught:
+        resume_search(folder)
+    assert caught.value.hint == "make room, then: toolkit resume tuned"
+    record = read_json(folder / "search.json")
+    assert [trial["status"] for trial in record["trials"]] == ["finished", "running"]
+    monkeypatch.setattr(processes, "carry_out", carry_out)
+    assert [trial.status for trial in resume_search(folder).trials] == ["finished", "finished"]
+
+
+@contextlib.contextmanager
+def subprocess_limited_to(size: int) -> Iterator[None]:
+    """Meanwhile no file that a new process writes may be larger: to it that is a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_record_for_which_there_is_no_room(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begun(recipe, RATES, finished(1, [1.0]))
+    before = (folder / "search.json").read_text()
+
+    def full(path: Path, data: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("toolkit.trials.write_json", full)
+    with pytest.raises(RunError, match="no room is left for tuned") as caught:
+        resume_search(folder)
+    assert str(caught.value.hint).endswith("then: toolkit resume tuned")
+    assert (folder / "search.json").read_text() == before
 
 
 def test_other_data_cannot_go_on(recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from toolkit import Stage, cache, notices
 from toolkit.stages import FrozenStage, reusable, reused, stage_key, varying
@@ -122,8 +122,41 @@ def test_what_trains_is_no_frozen_stage(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class Normed(nn.BatchNorm1d):
+    """As libraries have their own."""
+
+
 def test_rows_that_depend_on_each_other_are_not_reused() -> None:
-    assert not reusable(Stage("normed", frozen(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))))
+    for norm in (nn.BatchNorm1d(4), Normed(4)):
+        assert not reusable(Stage("normed", frozen(nn.Sequential(nn.Linear(4, 4), norm))))
+
+
+class Asked(Encoder):
+    """An encoder that is asked in several ways, some of them by arguments it does not name."""
+
+    def forward(  # type: ignore[override]
+        self, inputs: torch.Tensor, scale: float | None = 2.0, pooled: bool = False, **how: Any
+    ) -> BaseModelOutputWithPooling:
+        made = self.layer(inputs)
+        made = made if how.get("linear", True) else made.relu()
+        made = made if scale is None else made * scale
+        return BaseModelOutputWithPooling(
+            last_hidden_state=made, pooler_output=made.mean(1) if pooled else None
+        )
+
+
+@pytest.mark.parametrize(
+    "ways", [[{}, {"pooled": True}], [{"linear": False}], [{"scale": None}], [{"linear": None}]]
+)
+def test_a_stage_answers_as_it_is_asked(ways: list[dict[str, Any]], tmp_path: Path) -> None:
+    plain = frozen(Asked())
+    for _ in range(2):  # the second reads what the first has kept
+        stage = Stage("asked", frozen(Asked()))
+        with attached(stage, tmp_path):
+            for way in [*ways, *ways]:
+                expected, found = plain(ROWS, **way), stage.module(ROWS, **way)
+                assert expected.keys() == found.keys()
+                assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

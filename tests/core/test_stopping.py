@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from tests.conftest import Install
-from tests.core.test_runs import SPLITS, lines, same, weights
+from tests.core.test_runs import READABLE, SPLITS, lines, same, weights
 from toolkit import CheckpointError, Recipe, RecipeError, load_run, run
 from toolkit.checkpoint import step_of
 from toolkit.errors import Interrupted
+from toolkit.folder import RunFolder
 from toolkit.resuming import ResumableTrainer
+from toolkit.trainer import Trainer
 
 STOPPER = """
     import os, signal
@@ -271,6 +273,138 @@ def test_the_best_is_found_again_in_a_folder_that_moved(recipe: Recipe) -> None:
     stopped_at(f"step {whole.summary['train']['steps'] - 1}", recipe, "stopped")
     Path("stopped").rename("moved")
     assert run(recipe, "moved", data=SPLITS, resume=True).summary["after"] == whole.summary["after"]
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """What evaluations are said to have found, by step; 9 where nothing is given."""
+    found: dict[int, float] = {}
+    judge = Trainer._determine_best_metric
+
+    def judged(trainer: Trainer, metrics: dict[str, float], trial: Any) -> bool:
+        return bool(
+            judge(trainer, {**metrics, "eval_loss": found.get(trainer.state.global_step, 9.0)}, trial)
+        )
+
+    monkeypatch.setattr(Trainer, "_determine_best_metric", judged)
+    return found
+
+
+OFTEN = {
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_steps": 2,
+    "max_steps": 8,
+    "num_train_epochs": None,
+    "metric_for_best_model": "loss",
+    "load_best_model_at_end": True,
+}
+
+
+def test_the_checkpoint_before_has_its_best_weights_still(
+    recipe: Recipe, losses: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the newest one is damaged, the one before is gone on from, and it has another best."""
+    losses |= {2: 1.0, 4: 2.0, 6: 0.5}
+    recipe = recipe.override(plugins=["tiny"], train={**OFTEN, "save_total_limit": 2})
+    whole = run(recipe, "whole", data=SPLITS)
+    step = Trainer.training_step
+
+    def dies(trainer: Trainer, *args: Any) -> Any:
+        if trainer.state.global_step == 6:
+            raise RuntimeError("the power is gone")
+        return step(trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", dies)
+        with pytest.raises(RuntimeError):
+            run(recipe, "stopped", data=SPLITS)
+    with Path("stopped/checkpoints/checkpoint-6/optimizer.pt").open("r+b") as file:
+        file.truncate(100)
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert again.summary["train"]["resumed_from"] == 4
+    assert same(weights(whole.folder), weights(again.folder))
+
+
+def test_a_checkpoint_asked_for_is_written_though_only_the_best_are(
+    recipe: Recipe, losses: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses |= {2: 1.0, 6: 0.5}
+    step = Trainer.training_step
+
+    def asked(trainer: Trainer, *args: Any) -> Any:
+        if trainer.state.global_step == 3:
+            signal.raise_signal(signal.SIGUSR1)
+        return step(trainer, *args)
+
+    monkeypatch.setattr(Trainer, "training_step", asked)
+    run(recipe.override(plugins=["tiny"], train={**OFTEN, "save_strategy": "best"}), "first", data=SPLITS)
+    assert sorted(map(step_of, Path("first/checkpoints").glob("checkpoint-*"))) == [2, 4, 6]
+
+
+def test_the_samples_shown_are_those_of_the_best_weights(
+    recipe: Recipe, install: Install, losses: dict[int, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses |= {4: 1.0}
+    install(
+        "toolkit-readable", plugins={"readable": "toolkit_readable"}, modules={"toolkit_readable": READABLE}
+    )
+    recipe = recipe.override(plugins=["tiny", "readable"], train=OFTEN, eval={"before": False})
+    run(recipe, "first", data={**SPLITS, "validation": SPLITS["train"][:4]})
+    written = [json.loads(line) for line in Path("first/samples.jsonl").read_text().splitlines()]
+    assert [one["split"] for one in written][-3:] == ["test"] * 3
+    said = capsys.readouterr().err.partition("after   test")[2]
+    assert said.count("prediction  ") == 3
+    assert f"prediction  {written[-1]['prediction']}" in said
+
+
+def test_early_stopping_without_a_best_step_names_none(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = {
+        **OFTEN,
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "learning_rate": 3.0,
+        "max_steps": 20,
+    }
+    recipe = recipe.override(plugins=["tiny"], train=train, eval={"early_stopping_patience": 1})
+    run(recipe, "first", data=SPLITS)
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "stopped early" in line]
+    assert "None" not in said
+
+
+LIMIT = """
+    from transformers import TrainerCallback
+    from toolkit import hookimpl
+
+    class Limit(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop |= state.global_step == 6
+
+    @hookimpl
+    def toolkit_callbacks(recipe):
+        return [Limit()]
+"""
+
+
+def test_a_run_that_a_callback_has_stopped_stays_so(
+    recipe: Recipe, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("toolkit-limit", plugins={"limit": "toolkit_limit"}, modules={"toolkit_limit": LIMIT})
+    recipe = recipe.override(plugins=["limit", "tiny"], train={"save_steps": 3})
+    whole = run(recipe, "whole", data=SPLITS)
+
+    def fails(files: RunFolder) -> None:
+        raise RuntimeError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish_model", fails)
+        with pytest.raises(RuntimeError):
+            run(recipe, "stopped", data=SPLITS)
+    again = run(recipe, "stopped", data=SPLITS, resume=True)
+    assert (again.summary["train"]["resumed_from"], again.summary["train"]["steps"]) == (6, 6)
+    assert same(weights(whole.folder), weights(again.folder))
 
 
 def truncated(best: Path) -> None:

@@ -98,6 +98,17 @@ def test_in_training_there_are_logits_at_labels_alone(english: Any, batch: Batch
     assert model(input_features=batch["input_features"], labels=batch["labels"]).logits.shape[:2] == (3, 11)
 
 
+def test_labels_may_be_left_out_anywhere(english: Any, batch: Batch) -> None:
+    """As a plugin's collator or loss may do with what was asked; nothing at all may be left."""
+    model = english[0]
+    for left_out in ((slice(None), slice(0, 2)), (1, 4), (0, -1)):
+        batch["labels"][left_out] = -100
+        expected = summed_cross_entropy(model.eval(), batch).total.item()
+        assert summed_cross_entropy(model.train(), batch).total.item() == pytest.approx(expected, rel=1e-6)
+    batch["labels"][:] = -100
+    assert summed_cross_entropy(model, batch).total.item() == 0
+
+
 def test_the_collator_works_in_another_process(english: Any, rows: list[Row], batch: Batch) -> None:
     collate = pickle.loads(pickle.dumps(Collator(english[1], WhisperSettings())))
     assert torch.equal(collate(rows)["input_features"], batch["input_features"])
