@@ -21,7 +21,7 @@ from toolkit.modules import SELECTION, expression_faults
 from toolkit.structure import show, unknown_key, wrong_value
 
 _SHORT = {"prompt": "prompt_tuning", "prefix": "prefix_tuning"}
-_NEEDS_MORE = {
+NEEDS_MORE = {
     "cpt": "the tokens of a prompt",
     "multitask_prompt_tuning": "the number of a task beside each row",
     "poly": "the number of a task beside each row",
@@ -41,13 +41,13 @@ def config_class(kind: Any) -> Any:
     """
     classes = {str(key.value).lower(): cls for key, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     name = _SHORT.get(kind, kind) if isinstance(kind, str) else kind
-    if name in _NEEDS_MORE:
+    if name in NEEDS_MORE:
         raise RecipeError(
-            f"adapter.kind: '{kind}' needs {_NEEDS_MORE[name]}, which a recipe cannot give",
+            f"adapter.kind: '{kind}' needs {NEEDS_MORE[name]}, which a recipe cannot give",
             hint="adapt the model in code, and give it to `toolkit.run(recipe, model=...)`",
         )
     if name not in classes:
-        known = sorted({*classes, *_SHORT} - set(_NEEDS_MORE))
+        known = sorted({*classes, *_SHORT} - set(NEEDS_MORE))
         raise RecipeError(
             f"adapter.kind: no adapter named {show(kind)}",
             hint=did_you_mean(str(kind), known) or f"there are: {', '.join(known)}",

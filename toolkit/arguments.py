@@ -24,7 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from toolkit import ranks
 from toolkit.discovery import did_you_mean
 from toolkit.errors import RecipeError
-from toolkit.notices import say_once
+from toolkit.notices import say_once, without_credentials
 from toolkit.spellings import modern
 from toolkit.structure import show, unknown_key, wrong_value
 
@@ -89,6 +89,11 @@ class TrainingArguments(transformers.TrainingArguments):
         self.logging_dir = logging_dir
         self.on_nan_inf = on_nan_inf
         super().__init__(*args, **_saved_when_evaluated(modern(values)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As upstream, for trackers to keep: without tokens, those in addresses neither."""
+        values = super().to_dict()
+        return {key: without_credentials(one) if isinstance(one, str) else one for key, one in values.items()}
 
 
 def _saved_when_evaluated(values: dict[str, Any]) -> dict[str, Any]:

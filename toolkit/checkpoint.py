@@ -14,12 +14,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import CheckpointError
 from toolkit.notices import json_text
+from toolkit.reach import lies_in
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
@@ -96,6 +98,9 @@ def damage(folder: Path) -> str | None:
         path = folder / name
         try:
             with _told_when_unreadable(path):
+                is_own = lies_in(path, [folder]) and stat.S_ISREG(path.stat().st_mode)
+                if not is_own:
+                    return f"'{name}' is no file of the checkpoint"
                 if path.stat().st_size != size or _sha256(path) != digest:
                     return f"'{name}' is not as it was written"
         except _ABSENT:
@@ -265,6 +270,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is no file")
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping")

@@ -18,9 +18,10 @@ from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.execution import Execution
 from toolkit.folder import RunFolder, expanded
 from toolkit.metrics import Scores
-from toolkit.models import quiet, refuse_links_out
+from toolkit.models import quiet
 from toolkit.opening import GIVEN_IN_CODE, open_data, open_saved, open_trained, refuse_damaged
 from toolkit.plugins import Plugins
+from toolkit.reach import lies_in
 from toolkit.signals import Signals
 
 MOST_ROWS = 16
@@ -49,7 +50,7 @@ def export(plugins: Plugins, files: RunFolder, to: Path, *, merge: bool, data: A
             changes the model. Then the folder is as it was.
     """
     _refuse_unfinished(files)
-    refuse_links_out(str(files.model))
+    _refuse_links_out(files)
     refuse_damaged(files)
     try:
         target = _new_place(files, to)
@@ -75,6 +76,15 @@ def _refuse_unfinished(files: RunFolder) -> None:
             f"the run in {files.path} is {status}: there is no final model to export",
             hint=f"go on with it: toolkit resume {files.path}",
         )
+
+
+def _refuse_links_out(files: RunFolder) -> None:
+    """What a run has saved are files of its own; a link in a stranger's run would have others copied."""
+    for path in (files.model, *files.model.rglob("*")):
+        if path.is_symlink() and not lies_in(path, [files.path]):
+            raise CheckpointError(
+                f"{path} is a link out of the run's folder", hint="put the file itself into the folder"
+            )
 
 
 def _new_place(files: RunFolder, to: Path) -> Path:

@@ -155,7 +155,7 @@ class RunFolder:
             with self.can_be_written():
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path))
-            self._refuse_what_is_no_folder()
+            self._refuse_what_is_in_the_way()
             try:
                 yield
             finally:
@@ -163,12 +163,17 @@ class RunFolder:
                     stack.close()
                     self._take_back(new)
 
-    def _refuse_what_is_no_folder(self) -> None:
-        """A link in the model's place would only be met when all is trained."""
-        for place in (self.model, self.unfinished_model):
+    def _refuse_what_is_in_the_way(self) -> None:
+        """A link would have the run write elsewhere, and what is no folder would be met when all is trained."""
+        for place in (self.model, self.unfinished_model, self.checkpoints, self.logs):
             if place.is_symlink() or (place.exists() and not place.is_dir()):
                 raise CheckpointError(
-                    f"{place} is a link or a file, where the run's model shall be", hint="move it away"
+                    f"{place} is a link or a file, where a folder of the run shall be", hint="move it away"
+                )
+        for place in (self.metrics, self.samples, self.predictions, self.quarantine):
+            if place.is_symlink() or (place.exists() and not place.is_file()):
+                raise CheckpointError(
+                    f"{place} is a link or a folder, where a file of the run shall be", hint="move it away"
                 )
 
     def _take_back(self, new: Sequence[Path]) -> None:
@@ -422,7 +427,7 @@ def _lines(path: Path, kinds: Mapping[str, Any], others: tuple[type, ...] = ()) 
         others: of which kind further values are, if there may be any.
     """
     found = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):

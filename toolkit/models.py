@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -61,7 +62,7 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         facts = json_of(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
-        _check_shares(facts, place)
+        _check_shares(facts, "config.json", place)
         cls = _of_several(cls, facts) or _named_class(place, facts, spec)
         _check_architecture(cls, facts, place)
         if spec.from_config:
@@ -340,16 +341,16 @@ def _check_index(index: Mapping[str, Any], path: Path) -> None:
             )
 
 
-def _check_shares(facts: Mapping[str, Any], place: str) -> None:
+def _check_shares(facts: Mapping[str, Any], name: str, place: str) -> None:
     """Transformers takes any number for a share that is dropped, and ends when it first trains."""
     for key, value in facts.items():
         if isinstance(value, Mapping):
-            _check_shares(value, place)
+            _check_shares(value, name, place)
         is_share = isinstance(value, int | float) and (
             "dropout" in key or key.endswith(("pdrop", "layerdrop"))
         )
         if is_share and not 0 <= value <= 1:
-            raise ModelError(f"{key} in config.json of {place} is {value}, not from 0 to 1", hint=_AGAIN)
+            raise ModelError(f"{key} in {name} of {place} is {value}, not from 0 to 1", hint=_AGAIN)
 
 
 def _check_format(place: str, spec: ModelSpec) -> None:
@@ -362,9 +363,23 @@ def check_adapter(place: str, spec: ModelSpec) -> None:
     """Refuse an adapter in a pickle, which PEFT reads where there is nothing else, and one whose files lie elsewhere.
 
     Raises:
-        ModelError: its weights are not in safetensors, or a file is a link out of its folder.
+        ModelError: its weights are not in safetensors, a file is a link out of its folder, it names other adapters to
+            be read with it, or its settings make no sense.
     """
+    from toolkit.adapter_settings import NEEDS_MORE
+
     refuse_links_out(place)
+    facts = json_of(place, _ADAPTER, spec.revision) or {}
+    _check_shares(facts, _ADAPTER, place)
+    for key, value in facts.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"{key} in {_ADAPTER} of {place} is {value}", hint=_AGAIN)
+    kind = str(facts.get("peft_type")).lower()
+    if kind in NEEDS_MORE:
+        raise ModelError(
+            f"the adapter in {place} is of the kind '{kind}', which needs {NEEDS_MORE[kind]}",
+            hint="load it in code, and give the model to `toolkit.run(recipe, model=...)`",
+        )
     if _file(place, ADAPTER_WEIGHTS, spec.revision) is not None:
         return
     if Path(place).is_dir():
@@ -485,6 +500,12 @@ def _base_of(place: str, spec: ModelSpec) -> ModelSpec | None:
         raise ModelError(
             f"the adapter in {place} needs its base model: {error.message}", error.hint
         ) from error
+    folder = Path(base.name).expanduser()
+    if (folder / _ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the adapter in {place} names {folder} as its base model, which is an adapter itself",
+            hint=f"name the model that it was trained on in {_ADAPTER}",
+        )
     return base
 
 

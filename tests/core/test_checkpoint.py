@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def naming(folder: Path, name: str) -> None:
+    (folder.parent / "secret").touch()
+    manifest = ck.read_json(folder / "manifest.json")
+    manifest["files"][name] = {"size": 0, "sha256": "x"}
+    ck.write_json(folder / "manifest.json", manifest)
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -55,6 +68,11 @@ def flip(path: Path) -> None:
             "'weights.bin' is not as it was written",
         ),
         (lambda folder: flip(folder / "weights.bin"), "'weights.bin' is not as it was written"),
+        (lambda folder: naming(folder, "/dev/zero"), "'/dev/zero' is no file of the checkpoint"),
+        (lambda folder: naming(folder, "../secret"), "'../secret' is no file of the checkpoint"),
+        (lambda folder: naming(folder, "."), "'.' is no file of the checkpoint"),
+        (lambda folder: piped(folder / "weights.bin"), "'weights.bin' is no file of the checkpoint"),
+        (lambda folder: piped(folder / "manifest.json"), "it has no readable manifest"),
         (lambda folder: (folder / "manifest.json").unlink(), "it has no readable manifest"),
         (lambda folder: (folder / "manifest.json").write_text('{"files'), "it has no readable manifest"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "it has no readable manifest"),

@@ -269,6 +269,20 @@ def test_a_damaged_model_is_not_exported(adapted: Recipe, adapter: Any) -> None:
         assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("place", ["assets/notes.txt", "old.bin", "assets"])
+def test_what_a_link_leads_to_is_not_exported(finished: Run, in_tmp: Path, place: str, merge: bool) -> None:
+    """A run of a stranger's may have links to what is private here."""
+    Path("private").mkdir()
+    Path("private/key").write_text("secret")
+    link = finished.folder / "model" / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(in_tmp / "private" / ("" if place == "assets" else "key"))
+    with pytest.raises(CheckpointError, match=f"model/{place} is a link out of the run's folder"):
+        finished.export("out", merge=merge)
+    assert not Path("out").exists()
+
+
 def test_a_merge_that_changes_the_model_is_refused_and_removed(
     finished: Run, monkeypatch: pytest.MonkeyPatch, in_tmp: Path
 ) -> None:

@@ -370,10 +370,26 @@ def test_adapter_without_its_base(adapter: Path) -> None:
     for base, message in (
         ("/no/such/base", "needs its base model: the folder /no/such/base"),
         (None, "does not say"),
+        (str(adapter), "which is an adapter itself"),
     ):
         (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
         with pytest.raises(ModelError, match=message):
             load_model(adapter)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_type": "XLORA", "adapters": {"0": "/elsewhere"}}, "needs adapters that are trained already"),
+        ({"lora_dropout": float("nan")}, r"lora_dropout in adapter_config\.json of .* is nan"),
+        ({"lora_alpha": float("inf")}, r"lora_alpha in adapter_config\.json of .* is inf"),
+    ],
+)
+def test_adapter_whose_settings_are_refused(adapter: Path, settings: dict[str, Any], message: str) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(ModelError, match=message):
+        load_model(adapter)
 
 
 def test_adapter_with_missing_weights(adapter: Path) -> None:

@@ -53,7 +53,8 @@ def planted(install: Install, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "plugins: [causal-lm, keyed]\n"
         f"keyed: {{api_key: {SECRET}, address: 'https://me:{SECRET}@host/?token={SECRET}'}}\n"
         f"train: {{hub_token: {SECRET}, max_steps: 2, save_strategy: steps, save_steps: 1, logging_steps: 1, "
-        "report_to: tensorboard, per_device_train_batch_size: 2}\n"
+        "report_to: tensorboard, per_device_train_batch_size: 2, "
+        f"run_name: 'https://me:{SECRET}@host/x', hub_model_id: 'https://host/y?token={SECRET}'}}\n"
     )
     return in_tmp
 

@@ -181,6 +181,7 @@ def _parquet(path: Path, name: str) -> Any:
         TypeError,
         KeyError,
         AttributeError,
+        RecursionError,
         pyarrow.ArrowException,
         DatasetsError,
     ) as error:

@@ -209,6 +209,14 @@ def test_a_parquet_file_that_changes_is_read_anew(tmp_path: Path, datasets_cache
     assert list(opened(path)["train"]) == [{"n": 2}, {"n": 3}]
 
 
+@pytest.mark.parametrize("told", ["[" * 100_000, "[" * 3000 + "]" * 3000])
+def test_a_parquet_file_that_says_too_much_of_itself(tmp_path: Path, datasets_cache: Path, told: str) -> None:
+    table = pyarrow.table({"n": [1]}).replace_schema_metadata({"huggingface": told})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: is no parquet file that can be read"):
+        opened(tmp_path / "train.parquet")
+
+
 @pytest.mark.parametrize("name", ["x*", "a[b]", "?", "{a,b}", "**", "hf:", "a#b %20", "[!a]"])
 def test_a_name_is_no_pattern(tmp_path: Path, datasets_cache: Path, name: str) -> None:
     for one in ("xa", "a", "b", name):
