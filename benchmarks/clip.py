@@ -234,8 +234,9 @@ def exact(setting: Setting, lora: bool) -> Measured:
 
 def parts(setting: Setting, lora: bool) -> Measured:
     """The same rows in parts that know nothing of one another: another task, and the least that this one can take."""
-    from toolkit_clip.features import unwrapped
     from toolkit_clip.lengths import by_length
+
+    from toolkit import unwrapped
 
     def step(model: Any, batch: dict[str, Any]) -> float:
         total = 0.0
@@ -258,8 +259,9 @@ def open_clip(setting: Setting, lora: bool) -> Measured:
     """
     import torch
     from open_clip.loss import ClipLoss
-    from toolkit_clip.features import unwrapped
     from toolkit_clip.lengths import by_length
+
+    from toolkit import unwrapped
 
     contrast = ClipLoss()
 

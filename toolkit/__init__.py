@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from toolkit.errors import PluginError as PluginError
     from toolkit.errors import RecipeError as RecipeError
     from toolkit.errors import ToolkitError as ToolkitError
-    from toolkit.forwards import in_place_of_forward as in_place_of_forward
     from toolkit.generation import generation_settings as generation_settings
     from toolkit.hookspecs import hookimpl as hookimpl
+    from toolkit.inside import in_place_of_forward as in_place_of_forward
+    from toolkit.inside import unwrapped as unwrapped
     from toolkit.metrics import EvaluateMetric as EvaluateMetric
     from toolkit.models import load_model as load_model
     from toolkit.models import load_processor as load_processor
@@ -47,9 +48,10 @@ _HOME = {
     "PluginError": "toolkit.errors",
     "RecipeError": "toolkit.errors",
     "ToolkitError": "toolkit.errors",
-    "in_place_of_forward": "toolkit.forwards",
     "generation_settings": "toolkit.generation",
     "hookimpl": "toolkit.hookspecs",
+    "in_place_of_forward": "toolkit.inside",
+    "unwrapped": "toolkit.inside",
     "EvaluateMetric": "toolkit.metrics",
     "load_model": "toolkit.models",
     "load_processor": "toolkit.models",

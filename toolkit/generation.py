@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
+from toolkit.inside import unwrapped
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -78,8 +79,9 @@ def generation_settings(model: Any, **asked: Any) -> Iterator[GenerationConfig]:
     names = [*_ALWAYS, *(_DRAWING if asked.get("do_sample") else ()), *(_BEAMS if beams else ())]
     own = {name: getattr(model.generation_config, name, None) for name in names}
     config = GenerationConfig(**{**own, **asked})
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kept = [(one, one.generation_config) for one in {model, inner} if "generation_config" in vars(one)]
+    kept = [
+        (one, one.generation_config) for one in {model, unwrapped(model)} if "generation_config" in vars(one)
+    ]
     for one, _ in kept:  # `generate` fills in from the model's own what a configuration leaves open
         one.generation_config = config
     try:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from toolkit.cache import GB, StageStore
 from toolkit.environment import package_version
-from toolkit.forwards import in_place_of_forward
+from toolkit.inside import in_place_of_forward
 from toolkit.linear import is_swifter
 from toolkit.notices import say, say_once
 from toolkit.types import Stage

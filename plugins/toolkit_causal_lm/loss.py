@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel, is_compiled_module
+from accelerate.utils import is_compiled_module
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
-from toolkit import Batch, Loss, in_place_of_forward
+from toolkit import Batch, Loss, in_place_of_forward, unwrapped
 from toolkit_causal_lm.attention import segments
 from toolkit_causal_lm.encode import IGNORED
 from toolkit_causal_lm.parts import (
@@ -56,7 +55,7 @@ def _balanced(model: Any, outputs: Any, loss: Loss) -> Loss:
     uneven = getattr(outputs, "aux_loss", None)
     if uneven is None:
         return loss
-    weight = _inner(model).router_aux_loss_coef * loss.count
+    weight = unwrapped(model).router_aux_loss_coef * loss.count
     return replace(loss, total=loss.total + weight * uneven, report={"router_loss": float(uneven.detach())})
 
 
@@ -88,7 +87,7 @@ def _foretold(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]
 
 def _goes_in_parts(model: Any, head: Any, batch: Batch) -> bool:
     many = are_many(batch["num_targets"], _vocabulary(model))
-    return many and head is not None and nothing_follows(_inner(model), head)
+    return many and head is not None and nothing_follows(unwrapped(model), head)
 
 
 def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
@@ -105,7 +104,7 @@ def _hidden(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
 
 
 def _vocabulary(model: Any) -> int:
-    return int(_inner(model).config.get_text_config().vocab_size)
+    return int(unwrapped(model).config.get_text_config().vocab_size)
 
 
 def _targets(batch: Batch) -> Tensor:
@@ -115,7 +114,7 @@ def _targets(batch: Batch) -> Tensor:
 
 def _forward(model: Any, batch: Batch) -> Any:
     inputs = {name: batch[name] for name in _INPUTS if name in batch}
-    return model(**inputs, **segments(_inner(model), batch), use_cache=False)
+    return model(**inputs, **segments(unwrapped(model), batch), use_cache=False)
 
 
 def _chosen(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,21 +126,12 @@ def _before(values: Tensor, targets: Tensor) -> Tensor:
     return values[:, -targets.shape[1] - 1 : -1][targets != IGNORED]
 
 
-def _inner(model: Any) -> Any:
-    """transformers' model within all that is wrapped around it."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if isinstance(inner, PreTrainedModel):
-        return inner
-    unwrapped = extract_model_from_parallel(model)  # which takes a while: it looks for packages each time
-    return unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
-
-
 def _head(model: Any) -> Any:
     """What makes logits of hidden states, of a model that makes them place by place.
 
     Such a model can be told which to keep. A compiled one does not see what is hung on its parts later.
     """
-    inner = _inner(model)
+    inner = unwrapped(model)
     if is_compiled_module(model) or "logits_to_keep" not in inspect.signature(inner.forward).parameters:
         return None
     return inner.get_output_embeddings()

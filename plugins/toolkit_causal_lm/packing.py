@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from toolkit import ModelError
+from toolkit import ModelError, unwrapped
 
 
 def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -98,8 +98,7 @@ def check_keeps_apart(model: Any) -> None:
 
 
 def _name(model: Any) -> str:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(inner).__name__
+    return type(unwrapped(model)).__name__
 
 
 _HINT = "set causal-lm.packing to false; train.train_sampling_strategy: group_by_length saves padding too"

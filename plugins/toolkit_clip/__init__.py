@@ -53,7 +53,7 @@ def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
 
 @hookimpl
 def toolkit_frozen_stages(model: Any) -> Sequence[Stage]:
-    from toolkit_clip.features import unwrapped
+    from toolkit import unwrapped
 
     clip = unwrapped(model)
     return [

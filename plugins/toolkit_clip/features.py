@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit import Batch
+from toolkit import Batch, unwrapped
 from toolkit_clip.lengths import by_length
 from toolkit_clip.pixels import normalised
 
@@ -48,7 +48,7 @@ def text_features(model: Any, tokens: Mapping[str, Tensor]) -> Tensor:
     """(T, width), of length 1.
 
     Args:
-        model: unwrapped, see `unwrapped`.
+        model: unwrapped, see `toolkit.unwrapped`.
         tokens: `input_ids`, and `attention_mask` if it reads one.
     """
     return _unit(model.get_text_features(**tokens).pooler_output)
@@ -57,12 +57,6 @@ def text_features(model: Any, tokens: Mapping[str, Tensor]) -> Tensor:
 def image_features(model: Any, pixel_values: Tensor) -> Tensor:
     """(B, width), of length 1; `model` is unwrapped."""
     return _unit(model.get_image_features(pixel_values=pixel_values).pooler_output)
-
-
-def unwrapped(model: Any) -> Any:
-    """The CLIP itself, inside the wrappers of PEFT and of data parallelism; its adapters stay in place."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def precise(values: Tensor) -> Tensor:

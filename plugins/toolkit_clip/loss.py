@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from toolkit import Batch, Loss, ModelError
-from toolkit_clip.features import Features, features, precise, unwrapped
+from toolkit import Batch, Loss, ModelError, unwrapped
+from toolkit_clip.features import Features, features, precise
 from toolkit_clip.settings import ClipSettings
 
 Contrast = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -6,8 +6,7 @@ from typing import Any
 
 import transformers
 
-from toolkit import ModelError, load_model, load_processor
-from toolkit_clip.features import unwrapped
+from toolkit import ModelError, load_model, load_processor, unwrapped
 from toolkit_clip.loss import loss_name
 from toolkit_clip.pixels import PixelSpec
 from toolkit_clip.settings import ClipSettings

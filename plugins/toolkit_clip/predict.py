@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit import DataError
+from toolkit import DataError, unwrapped
 from toolkit_clip.captions import Captions, captions_of
-from toolkit_clip.features import image_features, text_features, unwrapped
+from toolkit_clip.features import image_features, text_features
 from toolkit_clip.images import open_rgb, opened
 from toolkit_clip.pixels import PixelSpec, normalised
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from toolkit import Batch, Scored
-from toolkit_clip.features import features, text_features, unwrapped
+from toolkit import Batch, Scored, unwrapped
+from toolkit_clip.features import features, text_features
 from toolkit_clip.loss import BatchLoss, first_captions
 from toolkit_clip.settings import ClipSettings
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from toolkit import Batch, Loss
-from toolkit_clip.features import Features, features, unwrapped
+from toolkit import Batch, Loss, unwrapped
+from toolkit_clip.features import Features, features
 from toolkit_clip.loss import first_captions, loss_name, temperature
 from toolkit_clip.recall import Randomness, Recall
 from toolkit_clip.settings import ClipSettings

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from toolkit_clip.features import unwrapped
+from toolkit import unwrapped
 
 MOST = math.log(100)
 """Of the logarithm of the scale that cosines are multiplied by."""

@@ -59,7 +59,7 @@ def toolkit_given(recipe: Recipe, model: Any, processor: Any) -> None:
 
 @hookimpl
 def toolkit_frozen_stages(model: Any) -> Sequence[Stage]:
-    from toolkit_whisper.transcribe import unwrapped
+    from toolkit import unwrapped
 
     return [Stage("encoder", unwrapped(model).get_encoder(), outputs=("last_hidden_state",))]
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from toolkit import Batch, Loss
+from toolkit import Batch, Loss, unwrapped
 from toolkit_whisper.labels import IGNORED
 from toolkit_whisper.windows import by_window
 
@@ -50,8 +49,7 @@ def _logits_only_at(model: Any, places: Tensor) -> Iterator[None]:
     Args:
         places: (rows, tokens), true or false.
     """
-    whisper = next(one for one in model.modules() if isinstance(one, WhisperForConditionalGeneration))
-    hook = whisper.proj_out.register_forward_pre_hook(
+    hook = unwrapped(model).proj_out.register_forward_pre_hook(
         lambda _, given: (given[0][places.to(given[0].device)],)
     )
     try:

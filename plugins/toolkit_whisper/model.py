@@ -9,12 +9,11 @@ from typing import Any
 
 import transformers
 
-from toolkit import ModelError, load_model, load_processor
+from toolkit import ModelError, load_model, load_processor, unwrapped
 from toolkit_whisper.attention import look_at_sound
 from toolkit_whisper.features import FULL, FeatureSpec, window_of
 from toolkit_whisper.labels import START, language_code, set_prompt
 from toolkit_whisper.settings import WhisperSettings
-from toolkit_whisper.transcribe import unwrapped
 from toolkit_whisper.windows import shorten
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit import unwrapped
 from toolkit_whisper.audio import opened, resampled
 from toolkit_whisper.features import FeatureSpec, log_mel
 from toolkit_whisper.labels import prompt_for
 from toolkit_whisper.loss import features_for
 from toolkit_whisper.settings import WhisperSettings
-from toolkit_whisper.transcribe import heard_languages, transcribe, unwrapped
+from toolkit_whisper.transcribe import heard_languages, transcribe
 
 PIECES_AT_ONCE = 8
 PAUSE_SECONDS, STEP_SECONDS = 0.2, 0.01

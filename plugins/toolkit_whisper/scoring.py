@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit import Batch, Loss, Scored
+from toolkit import Batch, Loss, Scored, unwrapped
 from toolkit_whisper.features import FULL, window_of
 from toolkit_whisper.loss import features_for, total_at_labels
 from toolkit_whisper.settings import WhisperSettings
-from toolkit_whisper.transcribe import transcribe, unwrapped
+from toolkit_whisper.transcribe import transcribe
 from toolkit_whisper.windows import by_window, in_full_window
 
 

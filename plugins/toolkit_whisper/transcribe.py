@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from toolkit import generation_settings
@@ -16,11 +16,6 @@ from toolkit_whisper.labels import START
 from toolkit_whisper.settings import WhisperSettings
 
 POSITIONS_A_SECOND = 50
-
-
-def unwrapped(model: Any) -> Any:
-    """The Whisper itself, inside PEFT's wrapper too; its adapters stay in place."""
-    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
 
 
 def transcribe(
@@ -32,7 +27,7 @@ def transcribe(
     outdated one. The `generate` beneath it is told the prompt, and gives the same for what fits the window.
 
     Args:
-        whisper: the model, see `unwrapped`.
+        whisper: the model, unwrapped.
         encoded: what its encoder returned for some rows.
         prompt: (rows, tokens), see `prompt_for`.
         settings: `num_beams`, and `max_new_tokens`, None for as many as the sound has room for.

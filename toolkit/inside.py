@@ -1,4 +1,4 @@
-"""A module's forward, for a while in the hands of another."""
+"""Reaching into a model: what is within its wrappers, and another function in place of a part's forward."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def unwrapped(model: Any) -> Any:
+    """transformers' model within the wrappers of PEFT and of data parallelism; its adapters stay in place."""
+    from accelerate.utils import extract_model_from_parallel
+    from transformers import PreTrainedModel
+
+    inner = _without_peft(model)
+    if isinstance(inner, PreTrainedModel):
+        return inner
+    return _without_peft(extract_model_from_parallel(model))  # which looks for packages each time
+
+
+def _without_peft(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
