@@ -15,8 +15,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import TypeAdapter, ValidationError
 
 from toolkit import loftq
-from toolkit.discovery import did_you_mean
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, did_you_mean
 from toolkit.modules import SELECTION, expression_faults
 from toolkit.structure import show, unknown_key, wrong_value
 

@@ -17,7 +17,7 @@ from torch import nn
 from toolkit import loftq
 from toolkit.adalora import until_known
 from toolkit.adapter_settings import as_peft_config, config_class, field_faults, start_faults
-from toolkit.errors import ModelError, RecipeError
+from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.models import json_of
 from toolkit.modules import ALL_LINEAR, expand, glob, within_layers
 from toolkit.notices import say_once
@@ -106,9 +106,8 @@ def _adapted(model: nn.Module, config: Any) -> Any:
     except (ValueError, TypeError, NotImplementedError, ImportError, AttributeError) as error:
         raise RecipeError(f"adapter: {error}", hint=f"see peft.{type(config).__name__}") from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # of the allocator
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(
-            f"adapter: its weights cannot be made: {said}",
+            f"adapter: its weights cannot be made: {first_line(error)}",
             hint="make it smaller: adapter.r, or num_virtual_tokens",
         ) from error
     if starts_from_loftq and getattr(model, "is_quantized", False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from toolkit.errors import PluginError
 from toolkit.types import Batch, Loss, Scored
@@ -19,12 +19,17 @@ def expected(answer: Any, kind: type[T] | tuple[type[Any], ...], hook: str, what
     Raises:
         PluginError: it is not.
     """
-    if isinstance(answer, kind):
-        return answer
-    raise PluginError(
-        f"{hook}: expected {what}, found {type(answer).__name__}",
-        hint="see the hook's example in toolkit/hookspecs.py",
-    )
+    require(isinstance(answer, kind), answer, hook, what)
+    return cast(T, answer)
+
+
+def require(is_right: bool, answer: Any, hook: str, what: str) -> None:
+    """Raise `PluginError` unless an answer is what was asked for."""
+    if not is_right:
+        raise PluginError(
+            f"{hook}: expected {what}, found {type(answer).__name__}",
+            hint="see the hook's example in toolkit/hookspecs.py",
+        )
 
 
 def expected_row(answer: Any, hook: str) -> Mapping[str, Any]:
@@ -42,21 +47,22 @@ def expected_batch(answer: Any, measured: bool = False) -> Batch:
             )
     expected_number(batch["num_targets"], "toolkit_collator", "num_targets, a whole number")
     if measured:
-        sized = hasattr(batch["row_id"], "__len__")
-        expected(batch["row_id"], object if sized else (), "toolkit_collator", "row_id, one of each row")
+        row_id = batch["row_id"]
+        require(hasattr(row_id, "__len__"), row_id, "toolkit_collator", "row_id, one of each row")
     return dict(batch)
 
 
 def expected_number(answer: Any, hook: str, what: str) -> Any:
     """A number, or a tensor that holds one."""
     is_one = isinstance(answer, Real) or getattr(answer, "numel", lambda: 0)() == 1
-    return expected(answer, object if is_one else (), hook, what)
+    require(is_one, answer, hook, what)
+    return answer
 
 
 def expected_loss(answer: Any, hook: str) -> Loss:
     loss = expected(answer, Loss, hook, "a toolkit.Loss")
     whole = expected_number(loss.total, hook, "Loss.total, a tensor with one number")
-    expected(whole, object if hasattr(whole, "detach") else (), hook, "Loss.total, a tensor with one number")
+    require(hasattr(whole, "detach"), whole, hook, "Loss.total, a tensor with one number")
     expected_number(loss.count, hook, "Loss.count, a whole number")
     report: Mapping[str, Any] = expected(loss.report, Mapping, hook, "Loss.report, a mapping")
     for name, value in report.items():
@@ -70,7 +76,7 @@ def expected_scored(answer: Any) -> Scored:
     expected_batch(scored.batch, measured=True)
     for one in (scored.predictions, scored.references):
         what = "a list of predictions, and one of references"
-        expected(one, object if hasattr(one, "__len__") else (), "toolkit_evaluate_batch", what)
+        require(hasattr(one, "__len__"), one, "toolkit_evaluate_batch", what)
     return scored
 
 

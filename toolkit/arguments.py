@@ -22,8 +22,7 @@ from pydantic import (
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from toolkit import ranks
-from toolkit.discovery import did_you_mean
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, did_you_mean
 from toolkit.notices import say_once, without_credentials
 from toolkit.spellings import modern
 from toolkit.structure import show, unknown_key, wrong_value

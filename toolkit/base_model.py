@@ -10,11 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from toolkit.checkpoint import read_json
+from toolkit.checkpoint import read_json, sha256_of
 from toolkit.errors import CheckpointError
+from toolkit.models import PICKLES
 from toolkit.recipe import ModelSpec
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
 def base_model(spec: ModelSpec, begun: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
@@ -84,17 +83,12 @@ def _weights(spec: ModelSpec) -> str | None:
     """SHA-256 of a folder's one file of weights; of several, that of what `sha256sum` prints of them in order."""
     files = sorted(path for path in Path(spec.name).iterdir() if path.is_file())
     weights = [path for path in files if path.suffix == ".safetensors"]
-    weights = weights or [path for path in files if path.suffix in _PICKLES]
-    hashes = {path.name: _sha256(path) for path in weights}
+    weights = weights or [path for path in files if path.suffix in PICKLES]
+    hashes = {path.name: sha256_of(path) for path in weights}
     if len(hashes) < 2:
         return next(iter(hashes.values()), None)
     listing = "".join(f"{value}  {name}\n" for name, value in hashes.items())
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _commit(name: str, revision: str | None) -> str | None:

@@ -182,8 +182,8 @@ def _has_share(one: Kept) -> bool:
     return _SHARE in one.facts
 
 
-class StageStore:
-    """The outputs of one stage, a file per row, named by what went in."""
+class TensorStore:
+    """Tensors on disk, a file per row, named by a digest of what they were made of."""
 
     def __init__(
         self, root: Path, key: str, facts: Mapping[str, Any], most_bytes: float, share: float = 1.0
@@ -460,7 +460,7 @@ class RowCache:
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self.enabled, self.opened = cache.enabled, 0
         described = {"stage": name, "model": recipe.model.name, **facts}  # several models may share it
-        self.store = StageStore(cache_folder(cache.dir), key, described, cache.max_gb * GB, share=0.5)
+        self.store = TensorStore(cache_folder(cache.dir), key, described, cache.max_gb * GB, share=0.5)
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The tensors of one row.

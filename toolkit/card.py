@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit import hub
 from toolkit.notices import printable
 from toolkit.recipe import Recipe
 from toolkit.yaml12 import write_yaml
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _SPECIAL = "\\`*_[]<>|#~&:@."
 _SHOWN_PACKAGES = ("task-toolkit", "transformers", "peft", "torch")
 
@@ -75,7 +74,7 @@ def _front_matter(recipe: Recipe, summary: Mapping[str, Any], is_adapter: bool) 
 
 
 def _may_be_on_hub(place: str) -> bool:
-    return _HUB_ID.fullmatch(place) is not None and "/" in place
+    return hub.ID.fullmatch(place) is not None and "/" in place
 
 
 def _how_to_load(recipe: Recipe, is_adapter: bool) -> str:

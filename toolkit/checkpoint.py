@@ -49,7 +49,7 @@ def complete(folder: Path) -> None:
     files = sorted(path for path in written if path.is_file())
     all_onto_disk(folder)
     entries = {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in files
     }
     write_json(folder / MANIFEST, {"files": entries})
@@ -101,7 +101,7 @@ def damage(folder: Path) -> str | None:
                 is_own = lies_in(path, [folder]) and stat.S_ISREG(path.stat().st_mode)
                 if not is_own:
                     return f"'{name}' is no file of the checkpoint"
-                if path.stat().st_size != size or _sha256(path) != digest:
+                if path.stat().st_size != size or sha256_of(path) != digest:
                     return f"'{name}' is not as it was written"
         except _ABSENT:
             return f"'{name}' is missing"
@@ -278,6 +278,6 @@ def _mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.machinery
 import importlib.util
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distribution, distributions
 from pathlib import Path
 from typing import Any, Literal
 
-from toolkit.errors import PluginError
+from toolkit.errors import PluginError, did_you_mean, in_one_line
 
 Kind = Literal["plugin", "task"]
 KINDS: tuple[Kind, ...] = ("plugin", "task")
@@ -139,18 +138,6 @@ def place_in_plugin(error: BaseException) -> str | None:
         if owner := owners.get(_top(module)):
             return f"in {owner.describe()}: {module}, line {line}"
     return None
-
-
-def in_one_line(error: BaseException) -> str:
-    """Its kind and the first line of what it says."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """A hint with the nearest of `names`, or None when nothing is near."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean '{near[0]}'?" if near else None
 
 
 def _top(module: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
@@ -95,3 +96,23 @@ class Interrupted(BaseException):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.signal_number,)
+
+
+# ---- their words ---------------------------------------------------------------------------------------
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an exception says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Its kind and the first line of what it says."""
+    text, kind = first_line(error), type(error).__name__
+    return kind if text == kind else f"{kind}: {text}"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """A hint with the nearest of `names`, or None when nothing is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean '{near[0]}'?" if near else None

@@ -21,21 +21,19 @@ from toolkit.data.columns import names_given
 from toolkit.data.fingerprint import fingerprint
 from toolkit.data.rows import BadRow, PreparedRows, Quarantine
 from toolkit.data.splits import Rows
-from toolkit.discovery import did_you_mean
 from toolkit.environment import environment
-from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError, ToolkitError
+from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError, ToolkitError, did_you_mean
 from toolkit.folder import SCHEMA, RunFolder
 from toolkit.metrics import SAMPLES, Scores
 from toolkit.notices import say, without_credentials
 from toolkit.plugins import Plugins
-from toolkit.progress import Progress, show_samples, shown
+from toolkit.progress import TIMING, Progress, show_samples, shown
 from toolkit.room import told_when_full
 from toolkit.signals import Signals
 from toolkit.stages import reused, varying
 from toolkit.trainer import Trainer
 from toolkit.types import Stage
 
-_TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 _PREFIXES = {"eval_": "validation", "test_": "test", "train_": "train"}
 
 
@@ -586,4 +584,4 @@ def _prefix_of(metrics: Mapping[str, float]) -> str:
 
 
 def without_timing(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if name not in _TIMING}
+    return {name: value for name, value in values.items() if name not in TIMING}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from toolkit import checkpoint
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, first_line
 
+ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 STATE = ["optimizer.*", "scheduler.*", "rng_state*", "scaler.*", checkpoint.STATE, checkpoint.RUNNING_LOSS,
          checkpoint.MANIFEST]  # fmt: skip
 """Files of a checkpoint that are of the training, not of the model."""
@@ -32,7 +34,7 @@ def create(name: str, train: Mapping[str, Any]) -> str:
         )
     except Exception as error:  # of the network, of the hub, of the name
         raise ModelError(
-            f"train.push_to_hub: the repository '{wanted}' cannot be had: {_reason(error)}",
+            f"train.push_to_hub: the repository '{wanted}' cannot be had: {first_line(error)}",
             hint="log in with `hf auth login`, or leave train.push_to_hub out",
         ) from error
     return str(made.repo_id)
@@ -53,7 +55,7 @@ def push(folder: Path, repository: str, train: Mapping[str, Any]) -> str:
         )  # fmt: skip
     except Exception as error:
         raise ModelError(
-            f"the model could not be pushed to '{repository}': {_reason(error)}",
+            f"the model could not be pushed to '{repository}': {first_line(error)}",
             hint=f"it is complete in {folder}: hf upload {repository} {folder}",
         ) from error
     return str(done.repo_url)
@@ -85,7 +87,3 @@ def push_checkpoint(trainer: Any, folder: Path) -> None:
         running.jobs.extend(jobs)
     else:
         trainer.push_in_progress = PushInProgress(jobs)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from toolkit.answers import expected, expected_values
-from toolkit.errors import PluginError, RecipeError
+from toolkit.errors import PluginError, RecipeError, first_line
 from toolkit.types import Metric, Scored
 
 
@@ -73,7 +73,7 @@ class EvaluateMetric(Metric):
             found = self.module.compute(predictions=self.predictions, references=self.references)
         except Exception as error:  # it is foreign code
             raise RecipeError(
-                f"eval.metrics: '{self.module.name}' cannot be computed: {_first_line(error)}",
+                f"eval.metrics: '{self.module.name}' cannot be computed: {first_line(error)}",
                 hint=f"it takes {self.module.features}",
             ) from error
         return {name: float(value) for name, value in found.items() if isinstance(value, Real)}
@@ -113,13 +113,9 @@ def _loaded(name: str, trusted: bool) -> Any:
         return evaluate.load(str(path) if path.exists() else name, module_type="metric")
     except Exception as error:  # of many kinds: of the network, of the metric's own code
         raise RecipeError(
-            f"eval.metrics: '{name}' cannot be loaded: {_first_line(error)}",
+            f"eval.metrics: '{name}' cannot be loaded: {first_line(error)}",
             hint="name a folder NAME that holds NAME.py with an evaluate.Metric, or a metric of the hub",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 SAMPLES = 3

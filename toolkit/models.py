@@ -13,8 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from toolkit.discovery import did_you_mean
-from toolkit.errors import ModelError, RecipeError, ToolkitError
+from toolkit.errors import ModelError, RecipeError, ToolkitError, did_you_mean, first_line
 from toolkit.generation import check_generation
 from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
 from toolkit.reach import blobs_beside, lies_in
@@ -22,9 +21,9 @@ from toolkit.recipe import ModelSpec
 from toolkit.structure import show
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-_ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
-_WEIGHTS = (".safetensors", *_PICKLES)
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_WEIGHTS = (".safetensors", *PICKLES)
 _AGAIN = "copy or download it again"
 _TRUSTED = "where you trust its pickle, set model.use_safetensors: false; no more than weights is read then"
 _log = logging.getLogger(__name__)
@@ -369,11 +368,11 @@ def check_adapter(place: str, spec: ModelSpec) -> None:
     from toolkit.adapter_settings import NEEDS_MORE
 
     refuse_links_out(place)
-    facts = json_of(place, _ADAPTER, spec.revision) or {}
-    _check_shares(facts, _ADAPTER, place)
+    facts = json_of(place, ADAPTER_CONFIG, spec.revision) or {}
+    _check_shares(facts, ADAPTER_CONFIG, place)
     for key, value in facts.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ModelError(f"{key} in {_ADAPTER} of {place} is {value}", hint=_AGAIN)
+            raise ModelError(f"{key} in {ADAPTER_CONFIG} of {place} is {value}", hint=_AGAIN)
     kind = str(facts.get("peft_type")).lower()
     if kind in NEEDS_MORE:
         raise ModelError(
@@ -390,7 +389,7 @@ def check_adapter(place: str, spec: ModelSpec) -> None:
 
 def _refuse_format(place: str, spec: ModelSpec) -> None:
     """Say what is wrong with a folder without weights in safetensors, unless there are pickles, and they will do."""
-    pickles = [path.name for path in sorted(Path(place).iterdir()) if path.suffix in _PICKLES]
+    pickles = [path.name for path in sorted(Path(place).iterdir()) if path.suffix in PICKLES]
     if pickles and not spec.use_safetensors:
         return
     if pickles:
@@ -479,17 +478,20 @@ def _is_bare_adapter(place: str) -> bool:
     """Whether the folder holds an adapter and nothing to prepare inputs with."""
     folder = Path(place)
     others = ("tokenizer*", "vocab*", "*processor_config.json", "*.model")
-    return (folder / _ADAPTER).is_file() and not any(path for other in others for path in folder.glob(other))
+    return (folder / ADAPTER_CONFIG).is_file() and not any(
+        path for other in others for path in folder.glob(other)
+    )
 
 
 def _base_of(place: str, spec: ModelSpec) -> ModelSpec | None:
     """The model that an adapter was trained on, or None where there is no adapter."""
-    adapter = json_of(place, _ADAPTER, spec.revision)
+    adapter = json_of(place, ADAPTER_CONFIG, spec.revision)
     if adapter is None:
         return None
     if not adapter.get("base_model_name_or_path"):
         raise ModelError(
-            f"the adapter in {place} does not say what its base model is", hint="write it in " + _ADAPTER
+            f"the adapter in {place} does not say what its base model is",
+            hint="write it in " + ADAPTER_CONFIG,
         )
     base = dataclasses.replace(
         spec, name=adapter["base_model_name_or_path"], revision=adapter.get("revision")
@@ -501,10 +503,10 @@ def _base_of(place: str, spec: ModelSpec) -> ModelSpec | None:
             f"the adapter in {place} needs its base model: {error.message}", error.hint
         ) from error
     folder = Path(base.name).expanduser()
-    if (folder / _ADAPTER).is_file() and not (folder / "config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         raise ModelError(
             f"the adapter in {place} names {folder} as its base model, which is an adapter itself",
-            hint=f"name the model that it was trained on in {_ADAPTER}",
+            hint=f"name the model that it was trained on in {ADAPTER_CONFIG}",
         )
     return base
 
@@ -568,7 +570,7 @@ def _reason(error: Exception) -> tuple[str, str | None]:
             return answer
     if problem := problem_of_pickle(error):
         return f"the file with the weights {problem}", "take weights in safetensors, or other ones"
-    first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" :")
+    first = first_line(error).split(". ")[0].rstrip(" :")
     hint = "set model.trust_remote_code: true where you trust it" if "custom code" in first else None
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", first), hint
 

@@ -16,8 +16,8 @@ from pydantic import PydanticUndefinedAnnotation, PydanticUserError
 
 from toolkit import discovery, hookspecs
 from toolkit.answers import expected
-from toolkit.discovery import Installed, bare, did_you_mean, in_one_line
-from toolkit.errors import PluginError, RecipeError, ToolkitError
+from toolkit.discovery import Installed, bare
+from toolkit.errors import PluginError, RecipeError, ToolkitError, did_you_mean, in_one_line
 from toolkit.generation import check_generation
 from toolkit.metrics import named_metrics
 from toolkit.notices import say

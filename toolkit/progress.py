@@ -14,6 +14,8 @@ from toolkit.metrics import Sample
 from toolkit.notices import say
 
 SECONDS_BETWEEN_LINES = 10.0
+TIMING = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
+"""What upstream's metrics say of the measuring."""
 LONGEST_LINE = 200
 
 
@@ -106,8 +108,7 @@ def shown(metrics: Mapping[str, float], prefix: str = "") -> str:
     kept = {
         name.removeprefix(prefix): value for name, value in metrics.items() if isinstance(value, int | float)
     }
-    timing = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
-    return "  ".join(f"{name} {value:.4f}" for name, value in kept.items() if name not in timing)
+    return "  ".join(f"{name} {value:.4f}" for name, value in kept.items() if name not in TIMING)
 
 
 def show_samples(samples: Sequence[Sample]) -> None:

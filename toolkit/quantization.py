@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from toolkit.discovery import did_you_mean
-from toolkit.errors import ModelError, RecipeError
+from toolkit.errors import ModelError, RecipeError, did_you_mean
 from toolkit.recipe import ModelSpec
 from toolkit.structure import show, unknown_key
 

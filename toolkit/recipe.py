@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit import discovery
-from toolkit.discovery import bare, did_you_mean
-from toolkit.errors import RecipeError, ToolkitError
+from toolkit.discovery import bare
+from toolkit.errors import RecipeError, ToolkitError, did_you_mean
 from toolkit.notices import without_credentials
 from toolkit.spellings import modern
 from toolkit.structure import build, is_secret, no_mapping, plain, show, unknown_key

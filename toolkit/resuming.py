@@ -17,15 +17,14 @@ from transformers.trainer_callback import TrainerCallback
 from toolkit import checkpoint, ranks
 from toolkit.adalora import Ranks, adalora_of
 from toolkit.bad_numbers import BadNumbers
-from toolkit.errors import CheckpointError, ToolkitError
+from toolkit.errors import CheckpointError, ToolkitError, in_one_line
 from toolkit.hub import push_checkpoint
-from toolkit.models import problem_of_pickle, quiet
+from toolkit.models import ADAPTER_WEIGHTS, problem_of_pickle, quiet
 from toolkit.notices import say
 from toolkit.optimizing import as_set_now, optimizer_settings
 from toolkit.signals import Signals
 
 _ABSENT = object()
-_ADAPTER = "adapter_model.safetensors"
 
 
 class ResumableTrainer(transformers.Trainer):
@@ -337,13 +336,16 @@ class ResumableTrainer(transformers.Trainer):
 
     def _load_added_adapter(self, folder: Path) -> bool:
         """Load the active adapter of a model with `add_adapter`; False for any other model."""
-        if not getattr(self.model, "_hf_peft_config_loaded", False) or not (folder / _ADAPTER).is_file():
+        if (
+            not getattr(self.model, "_hf_peft_config_loaded", False)
+            or not (folder / ADAPTER_WEIGHTS).is_file()
+        ):
             return False
         from peft import set_peft_model_state_dict
 
         weights = {
             name.removeprefix("base_model.model."): tensor
-            for name, tensor in load_file(folder / _ADAPTER).items()
+            for name, tensor in load_file(folder / ADAPTER_WEIGHTS).items()
         }
         set_peft_model_state_dict(self.model, weights, adapter_name=self.model.active_adapters()[0])
         return True
@@ -432,9 +434,8 @@ def _taken_up(what: str, folder: str | None, hint: str | None = None) -> Iterato
     except (ToolkitError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         problem = problem_of_pickle(error)
-        reason = f"its file {problem}" if problem else f"{type(error).__name__}: {said}"
+        reason = f"its file {problem}" if problem else in_one_line(error)
         raise CheckpointError(
             f"the {what} in {folder} cannot be taken up: {reason}",
             hint or f"bring the checkpoint back from a copy, or remove {folder} to go on from the one before",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import ranks
-from toolkit.answers import expected
+from toolkit.answers import require
 from toolkit.base_model import refuse_changed
 from toolkit.checkpoint import ordered
 from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
@@ -102,7 +102,7 @@ class Run:
         with swift_linear(self.model):
             outputs = self._plugins.predict(self.model, self.processor, columns)(given)
         paired = isinstance(outputs, Mapping) or (isinstance(outputs, list) and len(outputs) == len(given))
-        expected(outputs, object if paired else (), "toolkit_predict", "a list with an output of each input")
+        require(paired, outputs, "toolkit_predict", "a list with an output of each input")
         if isinstance(outputs, Mapping):
             pairs = [(one, outputs[one]) for one in given if one in outputs]
         else:

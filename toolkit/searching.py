@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import processes, study
 from toolkit.checkpoint import write_json
-from toolkit.discovery import did_you_mean
-from toolkit.errors import CheckpointError, RecipeError, ToolkitError
+from toolkit.errors import CheckpointError, RecipeError, ToolkitError, did_you_mean
 from toolkit.folder import RECORD, SCHEMA, RunFolder, expanded
 from toolkit.notices import say
 from toolkit.recipe import Recipe

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.discovery import did_you_mean
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, did_you_mean
 from toolkit.structure import plain, show
 from toolkit.yaml12 import read_yaml
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.cache import GB, StageStore
+from toolkit.cache import GB, TensorStore
 from toolkit.environment import package_version
 from toolkit.inside import in_place_of_forward
 from toolkit.linear import is_swifter
@@ -144,7 +144,7 @@ class FrozenStage:
         """Take the stage as it is now for what the store is of."""
         self.looks = _looks(self.stage.module)
         self.state = _state(self.stage.module, self.looks)
-        self.store = StageStore(
+        self.store = TensorStore(
             self.root, stage_key(self.stage), _facts(self.stage, self.model), self.most_bytes
         )
         self.checked = not self.store.folder.is_dir()  # nothing is there to look at

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from toolkit.discovery import did_you_mean
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, did_you_mean
 
 T = TypeVar("T")
 _SECRET = re.compile(

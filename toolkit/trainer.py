@@ -34,7 +34,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from toolkit import ranks
 from toolkit.adalora import orthogonality
-from toolkit.answers import expected, expected_loss, expected_scored
+from toolkit.answers import expected_loss, expected_scored, require
 from toolkit.compat import CompatibleTrainer
 from toolkit.data.columns import in_batches
 from toolkit.data.rows import BadRow, CollateFetched, PreparedRows, Quarantine
@@ -43,7 +43,7 @@ from toolkit.linear import swift_linear
 from toolkit.metrics import SAMPLES, Sample, Scores
 from toolkit.notices import say
 from toolkit.plugins import Plugins
-from toolkit.types import Batch, Loss, Scored
+from toolkit.types import Batch, Loss, Row, Scored
 
 _OUR_KEYS = ("num_targets", "row_id", "work", "columns", "bad_rows")
 
@@ -89,12 +89,7 @@ class Trainer(CompatibleTrainer):
             self._loss = self._training_loss = plugins.loss() or model_loss
             for wrap in plugins.wrap_loss():
                 self._training_loss = wrap(self._training_loss)
-                expected(
-                    self._training_loss,
-                    object if callable(self._training_loss) else (),
-                    "toolkit_wrap_loss",
-                    "a callable",
-                )
+                require(callable(self._training_loss), self._training_loss, "toolkit_wrap_loss", "a callable")
             self._step = plugins.step()
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *plugins.callbacks()]
         if _overrides(self, "compute_loss") and _says_nothing_of_scaling(self):
@@ -130,7 +125,12 @@ class Trainer(CompatibleTrainer):
             assert measure is not None, "a run without one is refused"
             # Several processes would have to agree on each row; they look for signals from the first step on.
             look = self._interrupted if ranks.count() == 1 else lambda: None
-            self._known_lengths[dataset.split] = dataset.lengths(lambda row: (look(), measure(row))[1])
+
+            def length(row: Row) -> float:
+                look()
+                return measure(row)
+
+            self._known_lengths[dataset.split] = dataset.lengths(length)
         return self._known_lengths[dataset.split]
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:

@@ -122,7 +122,7 @@ def test_it_takes_half_of_the_cache(
 
 def test_what_is_dearer_does_not_make_way_for_it(row: int, tmp_path: Path) -> None:
     """Rows may take half, and no more; then what was kept of other rows goes, and nothing else."""
-    dear = cache.StageStore(tmp_path, "dear", {"stage": "encoder"}, 10 * row)
+    dear = cache.TensorStore(tmp_path, "dear", {"stage": "encoder"}, 10 * row)
     dear.open()
     for key in range(5):
         dear.write(f"{key:02}", VALUES)

@@ -572,8 +572,8 @@ def test_bfloat16(tmp_path: Path) -> None:
 HOLDS = """
 import sys, time
 from pathlib import Path
-from toolkit.cache import StageStore
-store = StageStore(Path(sys.argv[1]), sys.argv[2], {}, 1e9)
+from toolkit.cache import TensorStore
+store = TensorStore(Path(sys.argv[1]), sys.argv[2], {}, 1e9)
 store.open()
 with store.claimed(sys.argv[3:]) as mine:
     print(len(mine), flush=True)

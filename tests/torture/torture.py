@@ -104,7 +104,7 @@ MOMENTS: dict[str, tuple[str, ...]] = {
         "toolkit.checkpoint:complete",
         "toolkit.checkpoint:rotate",
     ),
-    "as the cache is written": ("toolkit.cache:StageStore.write",),
+    "as the cache is written": ("toolkit.cache:TensorStore.write",),
     "in an evaluation": ("toolkit.trainer:Trainer._scores", "toolkit.folder:RunFolder.add_sample"),
     "as data are prepared": ("toolkit.data.rows:PreparedRows.__getitem__", "toolkit.opening:open_data"),
     "as a line is logged": ("toolkit.folder:RunFolder.add_metrics",),

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
-from toolkit.discovery import did_you_mean, place_in_plugin
-from toolkit.errors import Interrupted, RecipeError, ToolkitError
+from toolkit.discovery import place_in_plugin
+from toolkit.errors import Interrupted, RecipeError, ToolkitError, did_you_mean
 from toolkit.notices import finite, libraries_without_credentials, printable, say
 from toolkit.trace import trace_hooks
 

@@ -9,8 +9,7 @@ from toolkit.data.confined import Confined
 from toolkit.data.expanded import expanded
 from toolkit.data.folders import is_file_column
 from toolkit.data.splits import Rows, Source
-from toolkit.discovery import did_you_mean
-from toolkit.errors import DataError, RecipeError, ToolkitError
+from toolkit.errors import DataError, RecipeError, ToolkitError, did_you_mean
 from toolkit.types import Batch, Column, Row
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from toolkit.data.files import HEAD, columns_seen
 from toolkit.data.splits import ALIASES, Rows, Source, all_rows
-from toolkit.discovery import did_you_mean
-from toolkit.errors import DataError
+from toolkit.errors import DataError, did_you_mean
 from toolkit.types import Row
 
 CHUNK = 1000

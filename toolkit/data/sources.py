@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from toolkit import hub
 from toolkit.data.confined import reach
 from toolkit.data.folders import TABLES, folder_splits, table_rows
 from toolkit.data.objects import data_from_objects, named_splits
@@ -14,8 +14,6 @@ from toolkit.errors import DataError, RecipeError
 from toolkit.recipe import DataSpec
 
 __all__ = ["data_from_objects", "open_splits"]
-
-_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def open_splits(spec: DataSpec) -> dict[str, Rows]:
@@ -46,7 +44,7 @@ def open_splits(spec: DataSpec) -> dict[str, Rows]:
             f"data.source: {spec.source} cannot be read: {error.strerror}",
             hint="see to its rights, or name another folder, file, or set on the hub",
         ) from None
-    if not _HUB_ID.fullmatch(spec.source) or path.suffix.lower() in TABLES:
+    if not hub.ID.fullmatch(spec.source) or path.suffix.lower() in TABLES:
         raise DataError(
             f"data.source: {spec.source} does not exist", hint="name a folder, a file, or a set on the hub"
         )
