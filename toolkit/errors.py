@@ -74,7 +74,7 @@ class CheckpointError(ToolkitError):
 
 
 class RunError(ToolkitError):
-    """A run cannot go on, though what it was given is right: the disk is full, or numbers are none any more."""
+    """A run cannot go on, though what it was given is right: the disk is full, or the loss is NaN or infinite."""
 
     exit_status = 1
 

@@ -98,7 +98,7 @@ class RunFolder:
         self.unfinished_model = path / ".model.partial"
 
     def refuse_unless_new(self) -> None:
-        """Raise `CheckpointError` if there is anything in the folder, or it is none and cannot be made."""
+        """Raise `CheckpointError` if there is anything in the folder, or it is no folder and cannot be made."""
         with self.can_be_written():
             refuse_at_work(self.path)
             self.refuse_what_is_there()

@@ -280,7 +280,7 @@ def _names_hint(entry: str, names: Iterable[str]) -> str:
 
 
 def _nearest(entry: str, names: Iterable[str]) -> list[str]:
-    """The names, numbers made `*`, that are likest to `entry` in the last part, then in whole parts; if any is."""
+    """The names, numbers made `*`, most similar to `entry` in the last part, then in whole parts; if any is."""
     wanted = _general(entry).split(".")
 
     def likeness(name: str) -> tuple[float, int, float]:

@@ -288,7 +288,7 @@ class FrozenStage:
         return _same(one.rows(training)[0], other.rows(evaluating)[0])
 
     def _rows(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
-        """The outputs of some rows, computed without the others, or None where they are none of rows."""
+        """The outputs of some rows, computed without the others, or None where they are not one for each row."""
         with torch.no_grad():
             output = self.compute(**call.of_rows(places))
         shape = _Shape.of(output, len(places), self.stage.outputs)

@@ -45,7 +45,7 @@ def summed_cross_entropy(model: Any, batch: Batch) -> Loss:
         outputs, hidden, targets = _hidden(model, head, batch)
         total = summed_in_parts(head, hidden, targets, _vocabulary(model))
         return _balanced(model, outputs, Loss(total, count, outputs=Outputs(hidden, head)))
-    outputs, logits, targets = _foretold(model, head, batch)
+    outputs, logits, targets = _all_at_once(model, head, batch)
     total = cross_entropy(logits, targets, reduction="sum")
     return _balanced(model, outputs, Loss(total, count, outputs=outputs))
 
@@ -59,15 +59,15 @@ def _balanced(model: Any, outputs: Any, loss: Loss) -> Loss:
     return replace(loss, total=loss.total + weight * uneven, report={"router_loss": float(uneven.detach())})
 
 
-def foretold(model: Any, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+def logits_and_targets(model: Any, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (targets, vocabulary), float32 or wider, and targets (targets,), of many some at a time.
 
-    Each token is foretold by the one before it. The vocabulary's logits are computed of no others, where the model
-    lets them be chosen.
+    Each token is predicted at the place before it. Logits are computed at those places alone, where the model lets
+    them be chosen.
     """
     head = _head(model)
     if not _goes_in_parts(model, head, batch):
-        _, logits, targets = _foretold(model, head, batch)
+        _, logits, targets = _all_at_once(model, head, batch)
         yield logits, targets
         return
     _, hidden, targets = _hidden(model, head, batch)
@@ -75,7 +75,7 @@ def foretold(model: Any, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         yield wide(head(some[None])[0]), wanted
 
 
-def _foretold(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
+def _all_at_once(model: Any, head: Any, batch: Batch) -> tuple[Any, Tensor, Tensor]:
     """The model's outputs, logits and targets, all at once."""
     if head is None:
         outputs = _forward(model, batch)

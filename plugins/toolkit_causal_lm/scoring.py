@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from toolkit import Batch, Loss, Scored
 from toolkit_causal_lm.generate import generate
-from toolkit_causal_lm.loss import foretold
+from toolkit_causal_lm.loss import logits_and_targets
 from toolkit_causal_lm.settings import CausalLMSettings
 
 SHOWN = 3
@@ -28,7 +28,7 @@ class Evaluate:
 
     def __call__(self, model: Any, batch: Batch) -> Scored:
         totals, right = [], 0
-        for logits, targets in foretold(model, batch):
+        for logits, targets in logits_and_targets(model, batch):
             totals.append(cross_entropy(logits, targets, reduction="sum"))
             right += int((logits.argmax(dim=-1) == targets).sum())
             del logits

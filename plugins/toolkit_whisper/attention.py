@@ -1,4 +1,4 @@
-"""The decoder's attention to the sound, reckoned in an order that costs less while a text is short.
+"""The decoder's attention to the sound, computed in an order that costs less while a text is short.
 
 Whisper makes keys and values of all 1500 positions of the sound, in every layer, for a dozen tokens that look at them.
 The scores are q · (K e) = (Kᵀ q) · e, and the result is V (weights · e): K and V are applied to the few tokens instead.

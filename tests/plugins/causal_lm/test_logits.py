@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, TaskType
-from toolkit_causal_lm.loss import foretold, summed_cross_entropy
+from toolkit_causal_lm.loss import logits_and_targets, summed_cross_entropy
 from torch.nn.functional import cross_entropy
 
 from toolkit import adapt
@@ -147,7 +147,7 @@ def test_predictions_are_of_all_places() -> None:
     training = summed_cross_entropy(model, batch)
     with torch.no_grad():
         measured = summed_cross_entropy(model, batch)
-        [(logits, targets)] = foretold(model, batch)
+        [(logits, targets)] = logits_and_targets(model, batch)
     assert training.outputs.logits.shape == (1, 19, 96)
     assert measured.outputs.logits.shape == (3, 12, 96)
     torch.testing.assert_close(measured.total, training.total.detach())

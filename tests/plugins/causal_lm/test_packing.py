@@ -118,7 +118,7 @@ def test_the_batch() -> None:
     ]
     assert batch["position_ids"].tolist() == [[*range(8)], [*range(5), *range(3)]]
     assert [(one != -100).tolist().count(True) for one in batch["labels"]] == [7, 4 + 2]
-    assert batch["labels"][1, 5] == -100  # the first token of a row is not foretold by the row before it
+    assert batch["labels"][1, 5] == -100  # the first token of a row is not predicted from the row before it
     assert batch["num_targets"] == 13
     assert batch["work"] == {"tokens": 16.0}
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from peft import TaskType
 from toolkit_causal_lm import parts
-from toolkit_causal_lm.loss import foretold, summed_cross_entropy
+from toolkit_causal_lm.loss import logits_and_targets, summed_cross_entropy
 from toolkit_causal_lm.parts import summed_in_parts
 from toolkit_causal_lm.scoring import Evaluate
 from toolkit_causal_lm.settings import CausalLMSettings
@@ -110,7 +110,7 @@ def test_outputs_have_their_logits() -> None:
     model = made("llama")
     ours = summed_cross_entropy(model, a_batch())
     with torch.no_grad():
-        logits = torch.cat([one for one, _ in foretold(model, a_batch())])
+        logits = torch.cat([one for one, _ in logits_and_targets(model, a_batch())])
     assert ours.outputs.logits.shape == (1, 19, 96)
     torch.testing.assert_close(ours.outputs.logits[0].detach(), logits)
 
@@ -118,7 +118,7 @@ def test_outputs_have_their_logits() -> None:
 def test_evaluations_hold_few_logits() -> None:
     model, batch = made("llama"), {**a_batch(), "asked": [], "references": []}
     with torch.no_grad():
-        logits, targets = (torch.cat(one) for one in zip(*foretold(model, batch), strict=True))
+        logits, targets = (torch.cat(one) for one in zip(*logits_and_targets(model, batch), strict=True))
         with places_at(model.get_output_embeddings()) as places:
             scored = Evaluate(None, CausalLMSettings(), every_row=False)(model, batch)
         assert places == [3] * 6 + [1]
