@@ -8,5 +8,6 @@ MODULES = (
     "benchmarks.text",
     "benchmarks.targets",
     "benchmarks.clip",
+    "benchmarks.pieces",
 )
 """Where the workloads are, in the order of the table."""

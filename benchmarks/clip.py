@@ -35,11 +35,11 @@ def prepare(setting: Setting) -> None:
     set_seed(setting.seed)
     bare = Path(name).is_dir() and not any(Path(name).glob("*.safetensors"))
     model = CLIPModel(AutoConfig.from_pretrained(name)) if bare else CLIPModel.from_pretrained(name)
-    model.save_pretrained(_model(setting))
-    CLIPProcessor.from_pretrained(name).save_pretrained(_model(setting))
+    model.save_pretrained(model_folder(setting))
+    CLIPProcessor.from_pretrained(name).save_pretrained(model_folder(setting))
 
 
-def _model(setting: Setting) -> Path:
+def model_folder(setting: Setting) -> Path:
     return setting.shared / "model"
 
 
@@ -49,7 +49,9 @@ def pairs(setting: Setting, most: int) -> dict[str, Rows]:
     from toolkit.opening import open_data
     from toolkit.plugins import Plugins
 
-    recipe = Recipe(name="pairs", plugins=["clip"], model=str(_model(setting)), data=setting.data("images"))
+    recipe = Recipe(
+        name="pairs", plugins=["clip"], model=str(model_folder(setting)), data=setting.data("images")
+    )
     splits = open_data(Plugins(recipe), None)
     return {name: _some(splits[name], most, setting.seed) for name in ("train", "validation")}
 
@@ -90,8 +92,8 @@ def script(setting: Setting) -> Measured:
     rows = pairs(setting, ROWS[setting.size])
     with measuring() as meter:
         set_seed(setting.seed)
-        model = CLIPModel.from_pretrained(_model(setting))
-        processor = CLIPProcessor.from_pretrained(_model(setting), backend="pil")
+        model = CLIPModel.from_pretrained(model_folder(setting))
+        processor = CLIPProcessor.from_pretrained(model_folder(setting), backend="pil")
         model = get_peft_model(model, LoraConfig(**TEXT_LORA))
 
         def collate(batch: Rows) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def toolkit(setting: Setting, cache: Path | None = None) -> Measured:
     recipe = toolkit.Recipe(
         name="pairs",
         plugins=["clip"],
-        model=str(_model(setting)),
+        model=str(model_folder(setting)),
         data={"validation_fraction": 0},
         train={**_train(setting), "do_eval": False},
         eval={"before": False},
@@ -190,8 +192,8 @@ def _prepared(setting: Setting, count: int, lora: bool) -> tuple[Any, dict[str, 
 
     from toolkit import Recipe
 
-    processor = CLIPProcessor.from_pretrained(_model(setting), backend="pil")
-    model = CLIPModel.from_pretrained(_model(setting)).train()
+    processor = CLIPProcessor.from_pretrained(model_folder(setting), backend="pil")
+    model = CLIPModel.from_pretrained(model_folder(setting)).train()
     recipe = Recipe(name="pairs", plugins=["clip"], cache={"enabled": False})
     ready = Prepare(recipe, processor)
     rows = pairs(setting, count)["train"]
