@@ -70,8 +70,7 @@ class Execution:
 
     def _arguments(self, training: bool) -> Any:
         train = self.recipe.train
-        known = Scores(self.plugins.metrics(self.processor)).higher_is_better()
-        faults = [*self._order_faults(), *(self._training_faults(known) if training else ())]
+        faults = [*self._order_faults(), *(self._training_faults() if training else ())]
         if faults:
             raise RecipeError.gather(faults)
         if not training:
@@ -82,9 +81,13 @@ class Execution:
             derived |= {"metric_for_best_model": "loss", "load_best_model_at_end": True}
         best = train.get("metric_for_best_model", derived.get("metric_for_best_model"))
         if best is not None:
-            best = str(best).removeprefix("eval_")
-            derived["greater_is_better"] = known[best]
+            derived["greater_is_better"] = self._directions[str(best).removeprefix("eval_")]
         return training_arguments(train, self.files.checkpoints, **derived)
+
+    @functools.cached_property
+    def _directions(self) -> dict[str, bool]:
+        """Of each metric whether larger values are better; raises `PluginError` where two have one name."""
+        return Scores(self.plugins.metrics(self.processor)).higher_is_better()
 
     def _order_faults(self) -> Iterator[RecipeError]:
         grouped = self.recipe.train.get("train_sampling_strategy") == "group_by_length"
@@ -94,7 +97,7 @@ class Execution:
                 hint="take random, or add a plugin that answers toolkit_row_length",
             )
 
-    def _training_faults(self, known: Mapping[str, bool]) -> Iterator[RecipeError]:
+    def _training_faults(self) -> Iterator[RecipeError]:
         """Settings that would fail, or do nothing, on these rows."""
         train, splits = self.recipe.train, self.splits
         evaluates = train.get("eval_strategy", "no") != "no"
@@ -130,7 +133,7 @@ class Execution:
                 hint="leave it out, or --set train.bf16=true --set train.use_cpu=true",
             )
         best = train.get("metric_for_best_model")
-        if best is not None and (name := str(best).removeprefix("eval_")) not in known:
+        if best is not None and (name := str(best).removeprefix("eval_")) not in (known := self._directions):
             yield RecipeError(
                 f"train.metric_for_best_model: no metric is named '{name}'",
                 hint=did_you_mean(name, known) or f"the metrics are: {', '.join(known)}",
@@ -440,6 +443,7 @@ class Execution:
 
     def _before(self) -> dict[str, float]:
         if not self.recipe.eval.before or not self._measures or self.measured_split is None:
+            _ = self._directions  # what is wrong with the metrics is found before training all the same
             return {}
         if self._resumed_step is not None and (known := ranks.first(self._known_before)) is not None:
             return known
