@@ -102,7 +102,10 @@ def _workload(what: str, kind: str, side: Callable[[str, str], Callable[[Setting
         f"`toolkit {what}` on {FEW} rows of {kind} and on {MANY} ({MANY_SMALL} when small)",
         sides=[Side("few", side("few", task)), Side("many", side("many", task))],
         baseline="few",
-        targets=[Target("many", "peak_mb", at_most=1.1, sizes=BOTH)],
+        targets=[
+            Target("many", "peak_mb", at_most=1.1, sizes=BOTH),
+            Target("many", "rows/s", at_least=1.0, sizes=BOTH),  # a row takes no longer among many
+        ],
         prepare=write,
         sizes=BOTH if kind == "jsonl" else ("full",),
     )

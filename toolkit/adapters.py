@@ -18,7 +18,7 @@ from toolkit import loftq
 from toolkit.adalora import until_known
 from toolkit.adapter_settings import as_peft_config, config_class, field_faults, start_faults
 from toolkit.errors import ModelError, RecipeError, first_line
-from toolkit.models import json_of
+from toolkit.model_files import ADAPTER_CONFIG, json_of
 from toolkit.modules import ALL_LINEAR, expand, glob, within_layers
 from toolkit.notices import say_once
 from toolkit.structure import no_mapping, plain
@@ -137,7 +137,7 @@ def _set_task(model: nn.Module, config: peft.PeftConfig) -> None:
 def load_adapter(model: nn.Module, place: Any, revision: str | None = None, *, to_train: bool = False) -> Any:
     """The model with the adapter of a folder, or of the hub, on it."""
     given: dict[str, Any] = {"revision": revision, "is_trainable": to_train}
-    facts = json_of(str(place), "adapter_config.json", revision) or {}
+    facts = json_of(str(place), ADAPTER_CONFIG, revision) or {}
     if facts.get("init_lora_weights") == "loftq":
         known = {field.name for field in dataclasses.fields(peft.LoraConfig)} & facts.keys()
         settings = {key: facts[key] for key in known} | {"inference_mode": not to_train}

@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit.checkpoint import read_json, sha256_of
 from toolkit.errors import CheckpointError
-from toolkit.models import PICKLES
+from toolkit.model_files import ADAPTER_CONFIG, PICKLES
 from toolkit.recipe import ModelSpec
 
 
@@ -72,7 +72,7 @@ def as_begun(spec: ModelSpec, recorded: Mapping[str, Any]) -> str | None:
 
 def _beneath(spec: ModelSpec) -> ModelSpec:
     """The base model of the adapter in a folder; any other model as it is."""
-    adapter = Path(spec.name, "adapter_config.json")
+    adapter = Path(spec.name, ADAPTER_CONFIG)
     if not adapter.is_file() or Path(spec.name, "config.json").is_file():
         return spec
     its = read_json(adapter)

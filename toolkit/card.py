@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import hub
+from toolkit.model_files import ADAPTER_CONFIG
 from toolkit.notices import printable
 from toolkit.recipe import Recipe
 from toolkit.yaml12 import write_yaml
@@ -22,7 +23,7 @@ def write_card(
     environment: Mapping[str, Any],
 ) -> None:
     """Write README.md beside the weights, which are an adapter or not whatever the recipe says of one."""
-    is_adapter = (folder / "adapter_config.json").is_file()
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
     text = card(recipe, summary, environment, is_adapter=is_adapter)
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -6,11 +6,11 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from toolkit import checkpoint, hub, ranks
 from toolkit.arguments import is_on_cpu, training_arguments
@@ -24,17 +24,16 @@ from toolkit.data.splits import Rows
 from toolkit.environment import environment
 from toolkit.errors import CheckpointError, Interrupted, ModelError, RecipeError, ToolkitError, did_you_mean
 from toolkit.folder import SCHEMA, RunFolder
-from toolkit.metrics import SAMPLES, Scores
+from toolkit.metrics import Scores
 from toolkit.notices import say, without_credentials
 from toolkit.plugins import Plugins
-from toolkit.progress import TIMING, Progress, show_samples, shown
+from toolkit.progress import Progress, show_samples, shown
+from toolkit.recording import PREFIXES, Changes, EarlyStopping, MetricsFile, SamplesFile, without_timing
 from toolkit.room import told_when_full
 from toolkit.signals import Signals
 from toolkit.stages import reused, varying
 from toolkit.trainer import Trainer
 from toolkit.types import Stage
-
-_PREFIXES = {"eval_": "validation", "test_": "test", "train_": "train"}
 
 
 class Execution:
@@ -143,9 +142,9 @@ class Execution:
         callbacks: list[TrainerCallback] = [self.signals, self.progress]
         if training:
             self._refuse_quantized_weights()
-            callbacks.append(_MetricsFile(self.files))
+            callbacks.append(MetricsFile(self.files))
             if (patience := self.recipe.eval.early_stopping_patience) is not None:
-                callbacks.append(_EarlyStopping(patience))
+                callbacks.append(EarlyStopping(patience))
         try:
             trainer = Trainer(
                 model=self.model,
@@ -164,8 +163,8 @@ class Execution:
                 f"the model cannot be trained as the recipe says: {error}", hint="see the recipe's `train`"
             ) from error
         if training:
-            trainer.add_callback(_SamplesFile(self.files, trainer))
-            trainer.add_callback(_Changes(self._write_changes))
+            trainer.add_callback(SamplesFile(self.files, trainer))
+            trainer.add_callback(Changes(self._write_changes))
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -486,7 +485,7 @@ class Execution:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Metrics of one split, by the names the recipe uses."""
-        prefix = next(prefix for prefix, name in _PREFIXES.items() if name == split)
+        prefix = next(prefix for prefix, name in PREFIXES.items() if name == split)
         values = self.trainer.evaluate(self.rows[split], metric_key_prefix=prefix.rstrip("_"))
         return without_timing({name.removeprefix(prefix): value for name, value in values.items()})
 
@@ -519,73 +518,3 @@ class Execution:
 
 def _tell(bad: BadRow) -> None:
     say(f"{bad.split} row {bad.row_id} is left out: {bad.reason}")
-
-
-class _MetricsFile(TrainerCallback):
-    """Writes what is logged to `metrics.jsonl`, a line a split."""
-
-    def __init__(self, files: RunFolder) -> None:
-        self.files = files
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
-            return
-        prefix = _prefix_of(logs)
-        values = {name.removeprefix(prefix): value for name, value in logs.items()}
-        self.files.add_metrics(state.global_step, _PREFIXES.get(prefix, "train"), without_timing(values))
-
-
-class _Changes(TrainerCallback):
-    """Has what was changed written down once the checkpoint is taken up: one that cannot be leaves all as it was."""
-
-    def __init__(self, write: Callable[[], None]) -> None:
-        self.write = write
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        ranks.first(self.write)
-
-
-class _EarlyStopping(EarlyStoppingCallback):
-    """Upstream's, which also says that it ends training."""
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        name = args.metric_for_best_model.removeprefix("eval_")
-        if f"eval_{name}" not in metrics:  # of the rows that are measured before and after
-            return
-        super().on_evaluate(args, state, control, metrics, **kwargs)
-        if (
-            self.early_stopping_patience_counter == self.early_stopping_patience
-            and state.is_world_process_zero
-        ):
-            known = f" of step {state.best_global_step}" if state.best_global_step else ""
-            say(
-                f"stopped early, at step {state.global_step}: {name} was no better than {state.best_metric:.4g}"
-                f"{known} in {self.early_stopping_patience} evaluations"
-            )
-
-
-class _SamplesFile(TrainerCallback):
-    """Writes the samples of each evaluation to `samples.jsonl`, and shows those of evaluations within training."""
-
-    def __init__(self, files: RunFolder, trainer: Trainer) -> None:
-        self.files, self.trainer = files, trainer
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        split = _PREFIXES[_prefix_of(metrics)]
-        for sample in self.trainer.samples[:SAMPLES]:
-            self.files.add_sample(state.global_step, split, sample)
-        if self.trainer.is_in_train:
-            show_samples(self.trainer.samples)
-
-
-def _prefix_of(metrics: Mapping[str, float]) -> str:
-    """What the metrics of an evaluation begin with, none for a line of training."""
-    return next(
-        (prefix for prefix in ("eval_", "test_") if any(key.startswith(prefix) for key in metrics)), ""
-    )
-
-
-def without_timing(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if name not in TIMING}

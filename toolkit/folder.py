@@ -22,6 +22,7 @@ from toolkit.checkpoint import all_onto_disk, ordered, read_json, write_json, wr
 from toolkit.errors import CheckpointError, Interrupted, RecipeError
 from toolkit.lock import LOCK, locked, refuse_at_work
 from toolkit.metrics import Sample
+from toolkit.model_files import ADAPTER_CONFIG
 from toolkit.notices import finite, json_text
 from toolkit.recipe import Recipe
 from toolkit.yaml12 import write_yaml
@@ -279,7 +280,7 @@ class RunFolder:
     @property
     def has_adapter(self) -> bool:
         """Whether the model is an adapter, which needs its base model."""
-        return (self.model / "adapter_config.json").is_file()
+        return (self.model / ADAPTER_CONFIG).is_file()
 
     # ---- lines that grow ---------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from toolkit.errors import ModelError, RecipeError
-from toolkit.models import weight_files
+from toolkit.model_files import weight_files
 
 BITS = (4, 8)
 DEFAULTS = {"loftq_bits": 4, "loftq_iter": 1}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,17 +13,22 @@ from typing import Any
 
 from toolkit.errors import ModelError, RecipeError, ToolkitError, did_you_mean, first_line
 from toolkit.generation import check_generation
+from toolkit.model_files import (
+    ADAPTER_CONFIG,
+    AGAIN,
+    check_adapter,
+    check_format,
+    check_shares,
+    few,
+    file_of,
+    holds,
+    json_of,
+    refuse_links_out,
+)
 from toolkit.quantization import check_packed, keep_unpacked, quantization_arguments
-from toolkit.reach import blobs_beside, lies_in
 from toolkit.recipe import ModelSpec
-from toolkit.structure import show
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
-_WEIGHTS = (".safetensors", *PICKLES)
-_AGAIN = "copy or download it again"
-_TRUSTED = "where you trust its pickle, set model.use_safetensors: false; no more than weights is read then"
 _log = logging.getLogger(__name__)
 
 
@@ -61,12 +64,12 @@ def load_model(spec: ModelSpec | str | Path, cls: Any = None, **load: Any) -> An
         facts = json_of(place, "config.json", spec.revision)
         if facts is None:
             return _with_adapter(place, spec, cls, load)
-        _check_shares(facts, "config.json", place)
+        check_shares(facts, "config.json", place)
         cls = _of_several(cls, facts) or _named_class(place, facts, spec)
         _check_architecture(cls, facts, place)
         if spec.from_config:
             return _untrained(cls, place, spec, load)
-        _check_format(place, spec)
+        check_format(place, spec)
         arguments = {"dtype": _dtype(spec, facts), "revision": spec.revision, **quantization, **load}
         model, info = cls.from_pretrained(
             place,
@@ -93,9 +96,11 @@ def load_processor(spec: ModelSpec | str | Path, cls: Any) -> Any:
     spec, _ = _merged(spec, {})
     place = _place(spec.name)
     hint = "the files that prepare a model's inputs belong beside its weights"
-    with quiet(), _explained(f"no {cls.__name__} can be loaded from {place}{_holds(place)}", hint):
+    with quiet(), _explained(f"no {cls.__name__} can be loaded from {place}{holds(place)}", hint):
         refuse_links_out(place)
-        _file(place, "config.json", spec.revision)  # says more than `cls` would where the hub does not answer
+        file_of(
+            place, "config.json", spec.revision
+        )  # says more than `cls` would where the hub does not answer
         base = _base_of(place, spec) if _is_bare_adapter(place) else None
         if base is not None:
             return load_processor(base, cls)
@@ -168,82 +173,7 @@ def _dtype(spec: ModelSpec, facts: Mapping[str, Any]) -> Any:
     return "auto" if torch.accelerator.is_available() and stored != "float16" else torch.float32
 
 
-# ---- what is there -------------------------------------------------------------------------------------
-
-
-def json_of(place: str, name: str, revision: str | None) -> dict[str, Any] | None:
-    """A JSON file of the model, or None where it has none."""
-    path = _file(place, name, revision)
-    if path is None:
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is no JSON: {error}", hint=_AGAIN) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no settings", hint=_AGAIN)
-    return content
-
-
-def _file(place: str, name: str, revision: str | None) -> Path | None:
-    """A file of a folder or of the hub, or None where it has none, or had none when it was last asked."""
-    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    if Path(place).is_dir():
-        path = Path(place, name)
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(place, name, revision=revision))
-    except LocalEntryNotFoundError:
-        if try_to_load_from_cache(place, name, revision=revision) is _CACHED_NO_EXIST:
-            return None
-        raise
-    except EntryNotFoundError:
-        return None
-
-
-def weight_files(name: str, revision: str | None = None) -> list[Path]:
-    """The files in safetensors that hold a model's weights; none where there are none.
-
-    Args:
-        name: a folder, or a name on the hub.
-    """
-    if not name:
-        return []
-    index = json_of(name, "model.safetensors.index.json", revision)
-    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
-    return [path for one in names if (path := _file(name, one, revision)) is not None]
-
-
-def is_whole(folder: Path, *needed: str) -> bool:
-    """Whether a folder has all weights that an index names or that are `needed`, and some at all, none cut off."""
-    from safetensors import SafetensorError, safe_open
-
-    names = {path.name for path in folder.iterdir() if path.suffix in _WEIGHTS} | set(needed)
-    for path in folder.glob("*.index*.json"):
-        index = json_of(str(folder), path.name, None) or {}
-        _check_index(index, path)
-        names |= set(index["weight_map"].values())
-    try:
-        for name in names:
-            if name.endswith(".safetensors"):
-                safe_open(folder / name, "pt")  # reads the header, and compares it with the length
-    except (OSError, SafetensorError):
-        return False
-    return bool(names) and all((folder / name).is_file() for name in names)
-
-
-def _holds(place: str) -> str:
-    """What a folder holds, in brackets."""
-    if not Path(place).is_dir():
-        return ""
-    names = sorted(path.name for path in Path(place).iterdir())
-    return f" (it holds {_few(names, 8)})" if names else " (it is empty)"
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+# ---- what it is ------------------------------------------------------------------------------------------
 
 
 def _named_class(place: str, facts: Mapping[str, Any], spec: ModelSpec) -> Any:
@@ -308,101 +238,6 @@ def _check_automatic(cls: Any, facts: Mapping[str, Any], place: str) -> None:
         )
 
 
-def refuse_links_out(place: str) -> None:
-    """Refuse the folder of a model whose files lie elsewhere: what they say is saved with what is trained from it.
-
-    Weights may be links, for they are large; so is all in a snapshot of the hub's cache, to blobs beside it.
-
-    Raises:
-        ModelError: a file is a link out of the folder, or an index names weights outside it.
-    """
-    folder = Path(place).resolve()
-    if not folder.is_dir():
-        return
-    own = [folder, *blobs_beside(folder)]
-    for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
-        if path.suffix not in _WEIGHTS and not lies_in(path, own):
-            raise ModelError(
-                f"{Path(place, path.relative_to(folder))} is a link out of the model's folder",
-                hint="put the file itself into the folder",
-            )
-    for path in folder.glob("*.index*.json"):
-        _check_index(json_of(place, path.name, None) or {}, Path(place, path.name))
-
-
-def _check_index(index: Mapping[str, Any], path: Path) -> None:
-    named = index.get("weight_map")
-    names = list(named.values()) if isinstance(named, Mapping) else [named]
-    for name in names:
-        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelError(
-                f"{path} names {show(name)} for weights, which is no file of the model's folder", hint=_AGAIN
-            )
-
-
-def _check_shares(facts: Mapping[str, Any], name: str, place: str) -> None:
-    """Transformers takes any number for a share that is dropped, and ends when it first trains."""
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            _check_shares(value, name, place)
-        is_share = isinstance(value, int | float) and (
-            "dropout" in key or key.endswith(("pdrop", "layerdrop"))
-        )
-        if is_share and not 0 <= value <= 1:
-            raise ModelError(f"{key} in {name} of {place} is {value}, not from 0 to 1", hint=_AGAIN)
-
-
-def _check_format(place: str, spec: ModelSpec) -> None:
-    """Of the hub's models transformers sees to it."""
-    if Path(place).is_dir() and not any(Path(place).glob("model*.safetensors*")):
-        _refuse_format(place, spec)
-
-
-def check_adapter(place: str, spec: ModelSpec) -> None:
-    """Refuse an adapter in a pickle, which PEFT reads where there is nothing else, and one whose files lie elsewhere.
-
-    Raises:
-        ModelError: its weights are not in safetensors, a file is a link out of its folder, it names other adapters to
-            be read with it, or its settings make no sense.
-    """
-    from toolkit.adapter_settings import NEEDS_MORE
-
-    refuse_links_out(place)
-    facts = json_of(place, ADAPTER_CONFIG, spec.revision) or {}
-    _check_shares(facts, ADAPTER_CONFIG, place)
-    for key, value in facts.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ModelError(f"{key} in {ADAPTER_CONFIG} of {place} is {value}", hint=_AGAIN)
-    kind = str(facts.get("peft_type")).lower()
-    if kind in NEEDS_MORE:
-        raise ModelError(
-            f"the adapter in {place} is of the kind '{kind}', which needs {NEEDS_MORE[kind]}",
-            hint="load it in code, and give the model to `toolkit.run(recipe, model=...)`",
-        )
-    if _file(place, ADAPTER_WEIGHTS, spec.revision) is not None:
-        return
-    if Path(place).is_dir():
-        _refuse_format(place, spec)
-    elif spec.use_safetensors:
-        raise ModelError(f"{place} has no {ADAPTER_WEIGHTS}", hint=_TRUSTED)
-
-
-def _refuse_format(place: str, spec: ModelSpec) -> None:
-    """Say what is wrong with a folder without weights in safetensors, unless there are pickles, and they will do."""
-    pickles = [path.name for path in sorted(Path(place).iterdir()) if path.suffix in PICKLES]
-    if pickles and not spec.use_safetensors:
-        return
-    if pickles:
-        raise ModelError(
-            f"{place} has its weights only in {', '.join(pickles)}, a format that can hold programs",
-            hint=_TRUSTED,
-        )
-    raise ModelError(
-        f"{place} has no weights in safetensors{_holds(place)}",
-        hint="name a folder that `save_pretrained` wrote, or set from_config: true to start from random weights",
-    )
-
-
 def _check_complete(model: Any, info: Mapping[str, Any], facts: Any, place: str, *, replaced: bool) -> None:
     """Refuse weights that are missing or misshapen, but for a new head, which is there to be trained."""
     missing = sorted(info["missing_keys"])
@@ -418,12 +253,12 @@ def _check_complete(model: Any, info: Mapping[str, Any], facts: Any, place: str,
         )
     if in_body or (missing and not other_head):
         raise ModelError(
-            f"{place} lacks {len(missing)} of {name}'s weights: {_few(missing)}",
+            f"{place} lacks {len(missing)} of {name}'s weights: {few(missing)}",
             hint="the download or copy is incomplete, or the weights are another model's",
         )
     if missing or misshapen:
         _log.warning(
-            "%s starts with random weights where %s has none: %s", name, place, _few([*missing, *misshapen])
+            "%s starts with random weights where %s has none: %s", name, place, few([*missing, *misshapen])
         )
 
 
@@ -436,10 +271,10 @@ def _check_tokenizer(processor: Any, place: str) -> None:
         return
     most = tokenizer.model_max_length
     if not isinstance(most, int | float) or not most >= 1:
-        raise ModelError(f"model_max_length in tokenizer_config.json of {place} is {most!r:.60}", hint=_AGAIN)
+        raise ModelError(f"model_max_length in tokenizer_config.json of {place} is {most!r:.60}", hint=AGAIN)
     if not set(tokenizer.get_vocab()) - _special(tokenizer):
         names = ", ".join(dict.fromkeys(["tokenizer.json", *tokenizer.vocab_files_names.values()]))
-        raise ModelError(f"{place} has no tokenizer{_holds(place)}", hint=f"put its files there: {names}")
+        raise ModelError(f"{place} has no tokenizer{holds(place)}", hint=f"put its files there: {names}")
 
 
 def _special(tokenizer: Any) -> set[str]:
@@ -469,7 +304,7 @@ def _set_generation(model: Any, place: str, revision: str | None) -> None:
     """Have the model generate as the settings in `place` say, where there are any."""
     from transformers import GenerationConfig
 
-    if model.can_generate() and _file(place, "generation_config.json", revision):
+    if model.can_generate() and file_of(place, "generation_config.json", revision):
         model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
     check_generation(model)
 
@@ -515,7 +350,7 @@ def _with_adapter(place: str, spec: ModelSpec, cls: Any, load: Mapping[str, Any]
     base = _base_of(place, spec)
     if base is None:
         raise ModelError(
-            f"{place} has no config.json{_holds(place)}", hint="name a folder that `save_pretrained` wrote"
+            f"{place} has no config.json{holds(place)}", hint="name a folder that `save_pretrained` wrote"
         )
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -563,7 +398,7 @@ def _reason(error: Exception) -> tuple[str, str | None]:
             "there is no such folder, and the hub cannot be reached",
             "check name and network",
         ),
-        SafetensorError: ("the file with the weights is damaged or cut off", _AGAIN),
+        SafetensorError: ("the file with the weights is damaged or cut off", AGAIN),
     }
     for kind, answer in known.items():
         if isinstance(error, kind) or isinstance(error.__cause__, kind):

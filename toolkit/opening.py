@@ -20,7 +20,7 @@ from toolkit.data.sources import data_from_objects, open_splits
 from toolkit.data.splits import Rows, limited, with_validation
 from toolkit.errors import CheckpointError, DataError, ModelError
 from toolkit.folder import RunFolder
-from toolkit.models import ADAPTER_WEIGHTS, check_adapter, is_whole
+from toolkit.model_files import ADAPTER_WEIGHTS, check_adapter, is_whole
 from toolkit.plugins import Plugins
 from toolkit.quantization import keep_unpacked
 from toolkit.recipe import ModelSpec

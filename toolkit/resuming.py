@@ -19,7 +19,8 @@ from toolkit.adalora import Ranks, adalora_of
 from toolkit.bad_numbers import BadNumbers
 from toolkit.errors import CheckpointError, ToolkitError, in_one_line
 from toolkit.hub import push_checkpoint
-from toolkit.models import ADAPTER_WEIGHTS, problem_of_pickle, quiet
+from toolkit.model_files import ADAPTER_WEIGHTS
+from toolkit.models import problem_of_pickle, quiet
 from toolkit.notices import say
 from toolkit.optimizing import as_set_now, optimizer_settings
 from toolkit.signals import Signals

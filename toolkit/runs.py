@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit import ranks
 from toolkit.answers import require
 from toolkit.base_model import refuse_changed
-from toolkit.checkpoint import ordered
+from toolkit.changes import changed_settings, may_change
 from toolkit.errors import CheckpointError, DataError, RecipeError, ToolkitError
 from toolkit.folder import RunFolder, expanded, in_utf8, known_where_to_go_on
 from toolkit.lock import refuse_at_work
@@ -23,29 +23,6 @@ from toolkit.structure import show
 
 if TYPE_CHECKING:
     from toolkit.data.splits import Rows
-
-FREE_TO_CHANGE = (
-    "cache",
-    "data.max_bad_fraction",
-    "data.on_error",
-    "train.dataloader_num_workers",
-    "train.dataloader_persistent_workers",
-    "train.dataloader_prefetch_factor",
-    "train.logging_dir",
-    "train.logging_first_step",
-    "train.logging_steps",
-    "train.logging_strategy",
-    "train.on_nan_inf",
-    "train.report_to",
-    "train.resume_from_checkpoint",
-    "train.run_name",
-    "train.save_steps",
-    "train.save_strategy",
-    "train.save_total_limit",
-)
-"""What may be set otherwise when a run goes on: neither the weights nor what is measured depend on it."""
-_WHAT_TRAINS = ("adapter", "train.optim", "train.optim_args", "train.optim_target_modules")
-"""What a checkpoint cannot be taken up without; but for an adapter's dropout."""
 
 
 class Run:
@@ -199,7 +176,7 @@ def run(
         functools.partial(_place, output_dir, resolved, resume, allow_changes)
     )
     finished = going_on and files.read_summary().get("status") == "finished"
-    if finished and all(_may_change(line) for line in changed):
+    if finished and all(may_change(line) for line in changed):
         return Run(files, plugins, data=data)
     say(f"{recipe.name}: preparing {files.path}")
     with told_when_full(files.path, files.checkpoints):
@@ -213,7 +190,7 @@ def _place(
     files = RunFolder(expanded(output_dir or _new_name(recipe.name)))
     if resume and files.recipe.exists():
         refuse_at_work(files.path)
-        return files, True, _changed_settings(files, recipe, allow_changes)
+        return files, True, changed_settings(files, recipe, allow_changes)
     files.refuse_unless_new()
     return files, False, []
 
@@ -354,70 +331,6 @@ def _look_at_rows(plugins: Plugins, splits: Any, processor: Any) -> None:
         raise DataError.gather(faults)
     for notice in found.notices():
         say(notice)
-
-
-def _changed_settings(files: RunFolder, recipe: Recipe, allow_changes: bool) -> list[str]:
-    """What is set otherwise than in the folder's recipe, a line each.
-
-    Raises:
-        RecipeError: something of it would change what the run computes, and that is not allowed, or cannot be.
-    """
-    there, here = (_with_eval_steps(one.without_secrets().as_dict()) for one in (files.read_recipe(), recipe))
-    different = differences(there, here)
-    if (newest := ordered(files.checkpoints)[-1:]) and (fixed := [*filter(_decides_what_trains, different)]):
-        raise RecipeError(
-            f"what trains cannot be changed in a run that has a checkpoint, as that in {files.path}: "
-            "the checkpoint would have no place for it\n  " + "\n  ".join(fixed[:8]),
-            hint=f"go on as it was: toolkit resume {files.path}, or start another run, from the weights so far if need "
-            f"be: --model {newest[0]}",
-        )
-    refused = [line for line in different if not _may_change(line)]
-    if refused and not allow_changes:
-        raise RecipeError(
-            f"the run in {files.path} was begun by another recipe\n  " + "\n  ".join(refused[:8]),
-            hint=f"go on by its own: toolkit resume {files.path}, start another run, or insist: --allow-changes",
-        )
-    return different
-
-
-def _with_eval_steps(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which it stands how often is evaluated: where nothing is said, as often as is logged."""
-    train = recipe["train"]
-    if train.get("eval_strategy") == "steps" and not train.get("eval_steps"):
-        train = {**train, "eval_steps": train.get("logging_steps", 10)}
-    return {**recipe, "train": train}
-
-
-def _may_change(difference: str) -> bool:
-    """Whether a setting changes neither the weights nor what is measured."""
-    return _is_of(FREE_TO_CHANGE, difference)
-
-
-def _decides_what_trains(difference: str) -> bool:
-    return _is_of(_WHAT_TRAINS, difference) and not difference.partition(": ")[0].endswith("dropout")
-
-
-def _is_of(settings: Sequence[str], difference: str) -> bool:
-    key = difference.partition(": ")[0]
-    return any(key == one or key.startswith(f"{one}.") for one in settings)
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """A line for each setting that has another value here than there."""
-    theirs, ours = _flat(there), _flat(here)
-    return [
-        f"{key}: {show(theirs.get(key))} there, {show(ours.get(key))} here"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key) != ours.get(key)
-    ]
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Settings by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
-    return found
 
 
 def _with_objects_named(recipe: Recipe, data: Any, model: Any) -> Recipe:

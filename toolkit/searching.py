@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import processes, study
+from toolkit.changes import differences
 from toolkit.checkpoint import write_json
 from toolkit.errors import CheckpointError, RecipeError, ToolkitError, did_you_mean
 from toolkit.folder import RECORD, SCHEMA, RunFolder, expanded
 from toolkit.notices import say
 from toolkit.recipe import Recipe
-from toolkit.runs import Run, differences, load_run, plugins_of
+from toolkit.runs import Run, load_run, plugins_of
 from toolkit.space import Space, changes, parse_space, probes, probes_of_model
 from toolkit.study import Trial, best_of
 from toolkit.trials import Settings, carry_out, folder_of, read_record

@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.cache import GB, TensorStore
+from toolkit.calls import MORE, Call, Shape, as_bytes, nearly_same, same
 from toolkit.environment import package_version
 from toolkit.inside import in_place_of_forward
 from toolkit.linear import is_swifter
 from toolkit.notices import say, say_once
 from toolkit.types import Stage
 
-_MORE = ("output_hidden_states", "output_attentions")
-"""Arguments of transformers' models, by which they give more than they are usually asked for."""
 _BATCH_DEPENDENT = ("Linear8bitLt", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 
 
@@ -93,7 +91,7 @@ def _first_input(stage: Stage, forward: Callable[[Any], Any], batch: Any) -> tup
     signature = inspect.signature(module.forward)
 
     def seen(*args: Any, **kwargs: Any) -> Any:
-        call = _Call.of(signature, args, kwargs)
+        call = Call.of(signature, args, kwargs)
         raise _Seen(call.keys() if call is not None else ())
 
     try:
@@ -133,7 +131,7 @@ class FrozenStage:
         self.root, self.most_bytes = root, max_gb * GB
         self.compute: Callable[..., Any] = stage.module.forward
         self.signature = inspect.signature(self.compute)
-        self.shapes: dict[str, _Shape] = {}
+        self.shapes: dict[str, Shape] = {}
         self.steady: bool | None = False if _has_dropout(stage.module) else None
         self.indifferent: dict[str, bool] = {}
         """By the kind of call, whether a row's output is the same to the last bit without the others."""
@@ -159,7 +157,7 @@ class FrozenStage:
             self.store.close()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = _Call.of(self.signature, args, kwargs)
+        call = Call.of(self.signature, args, kwargs)
         if call is None or self._gives_more(call) or not self._is_frozen() or not self._may_be_reused(call):
             return self.compute(*args, **kwargs)
         keys = call.keys()
@@ -168,10 +166,10 @@ class FrozenStage:
             return self.compute(*args, **kwargs)
         return self.shapes[call.form].put_together(found, call.device)
 
-    def _gives_more(self, call: _Call) -> bool:
+    def _gives_more(self, call: Call) -> bool:
         """Whether outputs are asked for that are not kept, or in another form."""
         config = getattr(self.stage.module, "config", None)
-        more = any(call.plain.get(name, getattr(config, name, False)) for name in _MORE)
+        more = any(call.plain.get(name, getattr(config, name, False)) for name in MORE)
         return more or call.plain.get("return_dict") is False
 
     def _is_frozen(self) -> bool:
@@ -185,7 +183,7 @@ class FrozenStage:
             self.store.open()
         return True
 
-    def _complete(self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None]) -> bool:
+    def _complete(self, call: Call, keys: Sequence[str], found: list[dict[str, Tensor] | None]) -> bool:
         """Add the rows that were not there; those that another process is at work on are waited for.
 
         Returns:
@@ -212,14 +210,14 @@ class FrozenStage:
         return known or not read or self._check(call, keys, found, read[0])
 
     def _check(
-        self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], place: int
+        self, call: Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], place: int
     ) -> bool:
         """See, once, that what is kept is what is computed, but for rounding; where it is not, all of it goes."""
         rows = self._rows(call, [place])
         if rows is None:
             return False
         self.checked = True
-        if _alike(found[place], rows[0]):
+        if nearly_same(found[place], rows[0]):
             return True
         say(
             f"cache: the {self.stage.name} does not compute what was kept of it; that is removed, and made anew"
@@ -228,7 +226,7 @@ class FrozenStage:
         return self._compute(call, keys, found, list(range(call.count)))
 
     def _compute(
-        self, call: _Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], places: list[int]
+        self, call: Call, keys: Sequence[str], found: list[dict[str, Tensor] | None], places: list[int]
     ) -> bool:
         """Compute and keep some rows; whether the outputs are rows."""
         if not places:
@@ -242,7 +240,7 @@ class FrozenStage:
         self.computed += len(places)
         return True
 
-    def _without_others(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
+    def _without_others(self, call: Call, places: list[int]) -> list[dict[str, Tensor]] | None:
         """The outputs of some rows; the others are computed too where that makes a difference to the last bit.
 
         Small products are summed in an order of their own, so it may; for calls of one kind it is tried once.
@@ -252,10 +250,10 @@ class FrozenStage:
         rows = self._rows(call, list(range(call.count)))
         if rows is not None and call.kind not in self.indifferent:
             alone = self._rows(call, [0])
-            self.indifferent[call.kind] = alone is not None and _same(alone[0], rows[0])
+            self.indifferent[call.kind] = alone is not None and same(alone[0], rows[0])
         return rows and [rows[place] for place in places]
 
-    def _may_be_reused(self, call: _Call) -> bool:
+    def _may_be_reused(self, call: Call) -> bool:
         if not self.stage.module.training:
             return True
         if self.varies:
@@ -272,7 +270,7 @@ class FrozenStage:
         return self.steady
 
     @torch.no_grad()
-    def _is_steady(self, call: _Call) -> bool:
+    def _is_steady(self, call: Call) -> bool:
         """Whether a row's output in training is that of evaluation, to the last bit."""
         module, arguments = self.stage.module, call.of_rows([0])
         with torch.random.fork_rng():
@@ -282,16 +280,16 @@ class FrozenStage:
                 evaluating = self.compute(**arguments)
             finally:
                 module.train()
-        one, other = _Shape.of(training, 1, self.stage.outputs), _Shape.of(evaluating, 1, self.stage.outputs)
+        one, other = Shape.of(training, 1, self.stage.outputs), Shape.of(evaluating, 1, self.stage.outputs)
         if one is None or other is None:
             return False
-        return _same(one.rows(training)[0], other.rows(evaluating)[0])
+        return same(one.rows(training)[0], other.rows(evaluating)[0])
 
-    def _rows(self, call: _Call, places: list[int]) -> list[dict[str, Tensor]] | None:
+    def _rows(self, call: Call, places: list[int]) -> list[dict[str, Tensor]] | None:
         """The outputs of some rows, computed without the others, or None where they are not one for each row."""
         with torch.no_grad():
             output = self.compute(**call.of_rows(places))
-        shape = _Shape.of(output, len(places), self.stage.outputs)
+        shape = Shape.of(output, len(places), self.stage.outputs)
         if shape is None:
             return None
         rows = shape.rows(output)
@@ -333,7 +331,7 @@ def stage_key(stage: Stage) -> str:
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(_bytes(tensor))
+            digest.update(as_bytes(tensor))
     return digest.hexdigest()[:32]
 
 
@@ -364,7 +362,7 @@ def _state(module: nn.Module, looks: list[list[list[Tensor]]]) -> tuple[Any, ...
     tensors = [*module.parameters(), *module.buffers()]
     versions = [0 if one.is_inference() else one._version for one in tensors]
     seen = [torch.cat([torch.cat(alike).view(torch.uint8) for alike in kinds]) for kinds in looks]
-    values = [_bytes(one).tobytes() for one in seen]
+    values = [as_bytes(one).tobytes() for one in seen]
     return (*versions, *(one.data_ptr() for one in tensors), *values, repr(_adapters(module)))
 
 
@@ -401,169 +399,3 @@ def _has_dropout(module: nn.Module) -> bool:
         getattr(one, "p", 0) for one in module.modules() if isinstance(one, nn.modules.dropout._DropoutNd)
     ]
     return any(isinstance(one, int | float) and one > 0 for one in [*said, *layers])
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-
-
-# ---- what goes in --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of a stage by name: tensors, which have rows, and plain values, less what is said by default."""
-
-    tensors: Mapping[str, Tensor]
-    plain: Mapping[str, Any]
-
-    @classmethod
-    def of(
-        cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> _Call | None:
-        """None where there is anything else, or a gradient is asked for."""
-        try:
-            given = _by_name(signature, args, kwargs)
-        except TypeError:
-            return None
-        tensors = {name: one for name, one in given.items() if isinstance(one, Tensor)}
-        plain = {name: one for name, one in given.items() if name not in tensors}
-        if not tensors or not all(isinstance(one, bool | int | float | str | None) for one in plain.values()):
-            return None
-        counts = {len(one) if one.dim() else 0 for one in tensors.values()}
-        if len(counts) > 1 or 0 in counts or any(one.requires_grad for one in tensors.values()):
-            return None
-        return cls(tensors, plain)
-
-    @property
-    def count(self) -> int:
-        return len(next(iter(self.tensors.values())))
-
-    @property
-    def kind(self) -> str:
-        """All of it but the rows' content and their number."""
-        device = self.device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        kinds = [(name, one.dtype, tuple(one.shape[1:])) for name, one in sorted(self.tensors.items())]
-        return repr((sorted(self.plain.items()), precision, kinds))
-
-    @property
-    def form(self) -> str:
-        """What is given, and how the stage is asked: it may answer otherwise with other parts."""
-        return repr((sorted(self.plain.items()), sorted(self.tensors)))
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.tensors.values())).device
-
-    def keys(self) -> list[str]:
-        """A digest of each row's content."""
-        start = hashlib.sha256(self.kind.encode())
-        rows = [one.detach().cpu() for _, one in sorted(self.tensors.items())]
-        keys = []
-        for place in range(self.count):
-            digest = start.copy()
-            for one in rows:
-                digest.update(_bytes(one[place]))
-            keys.append(digest.hexdigest())
-        return keys
-
-    def of_rows(self, places: list[int]) -> dict[str, Any]:
-        """The arguments for some of the rows."""
-        if places == list(range(self.count)):
-            return {**self.tensors, **self.plain}
-        return {**{name: one[places] for name, one in self.tensors.items()}, **self.plain}
-
-
-def _by_name(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The arguments that say something: not the default, nor that there shall be no further outputs."""
-    given: dict[str, Any] = {}
-    for name, value in signature.bind(*args, **kwargs).arguments.items():
-        parameter = signature.parameters[name]
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            raise TypeError
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            given |= {key: one for key, one in value.items() if _says_something(key, one)}
-        elif isinstance(value, Tensor) or value != parameter.default:
-            given[name] = value
-    return given
-
-
-def _says_something(key: str, value: Any) -> bool:
-    """Whether an argument that the signature does not name may change what comes out."""
-    if key == "return_dict":
-        return value is False
-    return bool(value) if key in _MORE else True
-
-
-# ---- what comes out ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """How an output holds its rows: a tensor, or a mapping such as transformers' outputs."""
-
-    kind: Any
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, output: Any, count: int, wanted: Sequence[str] | None) -> _Shape | None:
-        """None where something of the output is no row's.
-
-        Args:
-            wanted: what is kept of a mapping; None: everything.
-        """
-        if isinstance(output, Tensor):
-            return cls(None, ("",)) if output.dim() and len(output) == count else None
-        if not isinstance(output, Mapping):
-            return None
-        there = {
-            name: value
-            for name, value in output.items()
-            if value is not None and (wanted is None or name in wanted)
-        }
-        if not there or not all(
-            isinstance(one, Tensor) and one.dim() and len(one) == count for one in there.values()
-        ):
-            return None
-        return cls(type(output), tuple(there))
-
-    def rows(self, output: Any) -> list[dict[str, Tensor]]:
-        """The parts of each row, on the CPU."""
-        named = {"": output} if self.kind is None else {name: output[name] for name in self.names}
-        parts = {name: tensor.detach().cpu() for name, tensor in named.items()}
-        count = len(next(iter(parts.values())))
-        return [{name: tensor[place].clone() for name, tensor in parts.items()} for place in range(count)]
-
-    def put_together(self, rows: Sequence[Mapping[str, Tensor] | None], device: torch.device) -> Any:
-        stacked = {
-            name: torch.stack([row[name] for row in rows if row is not None]).to(device)
-            for name in self.names
-        }
-        return stacked[""] if self.kind is None else self.kind(**stacked)
-
-
-def _same(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor]) -> bool:
-    return (
-        one is not None
-        and one.keys() == other.keys()
-        and all(torch.equal(one[name], other[name]) for name in one)
-    )
-
-
-def _alike(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor]) -> bool:
-    """Whether they are the same but for rounding, relative to the largest value."""
-    return (
-        one is not None
-        and one.keys() == other.keys()
-        and all(one[name].shape == other[name].shape and _near(one[name], other[name]) for name in one)
-    )
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or not other.is_floating_point():
-        return torch.equal(one, other)
-    apart = (one.double() - other.double()).abs().max() if one.numel() else 0.0
-    return bool(apart <= torch.finfo(one.dtype).eps ** 0.5 * other.double().abs().max())

@@ -37,7 +37,8 @@ from transformers import (
 
 from toolkit.adapters import adapt
 from toolkit.errors import ModelError, RecipeError
-from toolkit.models import is_whole, load_model, load_processor
+from toolkit.model_files import is_whole
+from toolkit.models import load_model, load_processor
 from toolkit.recipe import ModelSpec
 
 torch.set_num_threads(1)

@@ -197,9 +197,9 @@ def test_randomness_that_nothing_tells_of_is_found(tmp_path: Path) -> None:
 
 
 def _call(rows: torch.Tensor) -> Any:
-    from toolkit.stages import _Call
+    from toolkit.calls import Call
 
-    return _Call.of(inspect.signature(Encoder().forward), (rows,), {})
+    return Call.of(inspect.signature(Encoder().forward), (rows,), {})
 
 
 def test_augmented_rows_are_not_kept(stage: Stage, tmp_path: Path, capsys: Any) -> None:
