@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,34 +38,41 @@ def trains(module: Any) -> bool:
 
 
 class Recall:
-    """Towers in which nothing trains, computed once for each part of a batch.
+    """Towers in which nothing trains, computed once for each part of a batch, whatever calls that takes.
 
     What is kept is the pooled output, which is all that a CLIP goes on with, and the random state that the tower left
     behind, for what comes after it.
     """
 
     def __init__(self) -> None:
-        self.part = 0
-        """The one that the model is called with."""
+        self.begin(0)
+
+    def begin(self, part: int) -> None:
+        """The model is called with this part next; a second time its towers are called as they were the first time."""
+        self.part = part
+        self.calls: Counter[int] = Counter()
+        """Of each tower, by the number it is given, since the part began."""
 
     @contextmanager
     def attached(self, clip: Any) -> Iterator[Recall]:
         """`clip`: unwrapped."""
         with ExitStack() as stack:
-            for tower in (clip.vision_model, clip.text_model):
+            for number, tower in enumerate((clip.vision_model, clip.text_model)):
                 if not trains(tower):
-                    stack.enter_context(in_place_of_forward(tower, self._once(tower.forward)))
+                    stack.enter_context(in_place_of_forward(tower, self._once(number, tower.forward)))
             yield self
 
-    def _once(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        known: dict[int, tuple[type, Tensor, Randomness]] = {}
+    def _once(self, tower: int, compute: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[tuple[int, int], tuple[type, Tensor, Randomness]] = {}
 
         def recalled(*args: Any, **kwargs: Any) -> Any:
-            if self.part not in known:
+            place = self.part, self.calls[tower]  # captions of one length at a time are several calls
+            self.calls[tower] += 1
+            if place not in known:
                 made = compute(*args, **kwargs)
                 pooled = made.pooler_output.detach()
-                known[self.part] = (type(made), pooled, Randomness.now(pooled.device))
-            kind, pooled, after = known[self.part]
+                known[place] = (type(made), pooled, Randomness.now(pooled.device))
+            kind, pooled, after = known[place]
             after.put_back()
             return kind(pooler_output=pooled)
 

@@ -77,7 +77,7 @@ def _in_two_passes(
     with Recall().attached(clip) as recall:
         before, made = _without_gradients(model, parts[:-1], recall)
         with _no_sync(model):
-            recall.part = len(parts) - 1
+            recall.begin(len(parts) - 1)
             kept = features(model, parts[-1])
             after = Randomness.now(kept.images.device)
             slopes = Slopes.of(gradient, Features.cat([*made, kept]), *temperature(clip))
@@ -85,7 +85,8 @@ def _in_two_passes(
         del kept, made
         for number, part in enumerate(parts[:-1]):
             before[number].put_back()
-            recall.part, is_last = number, number == len(parts) - 2
+            recall.begin(number)
+            is_last = number == len(parts) - 2
             with nullcontext() if is_last else _no_sync(model):
                 total = slopes.at(features(model, part), number * rows)
                 backward(total + slopes.at_temperature(*temperature(clip)) if is_last else total)
@@ -101,7 +102,7 @@ def _without_gradients(
     before, made = [], []
     for number, part in enumerate(parts):
         before.append(Randomness.now(part["pixels"].device))
-        recall.part = number
+        recall.begin(number)
         made.append(features(model, part))
     return before, made
 

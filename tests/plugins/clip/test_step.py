@@ -118,6 +118,24 @@ def test_a_tower_in_which_nothing_trains_is_computed_once(frozen: str, size: int
         torch.testing.assert_close(gradient, expected[name], **EXACT)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_locked_text_tower_with_captions_of_any_length(size: int) -> None:
+    """Captions of one length are read together, so a part takes several calls of the tower."""
+    model = large.model(0.0)
+    model.get_base_model().text_model.requires_grad_(False)
+    batch = large.batch()
+    end = model.config.text_config.eos_token_id
+    for row, length in enumerate([4, 5, 6, 4, 7, 5, 6, 3]):
+        batch["input_ids"][row, length - 1 :] = end
+        batch["attention_mask"][row] = (torch.arange(batch["input_ids"].shape[1]) < length).long()
+    whole, expected = step(model, None, batch)
+    loss, found = step(model, size, batch)
+    assert loss == pytest.approx(whole, rel=1e-12)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], **EXACT)
+
+
 @contextmanager
 def counted(tower: Any, read: list[int]) -> Iterator[None]:
     """Meanwhile the tower's forward is another one, which notes how many rows it computes."""
