@@ -27,7 +27,7 @@ def json_of(place: str, name: str, revision: str | None) -> dict[str, Any] | Non
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no JSON: {error}", hint=AGAIN) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no settings", hint=AGAIN)
@@ -74,13 +74,15 @@ def is_whole(folder: Path, *needed: str) -> bool:
         index = json_of(str(folder), path.name, None) or {}
         _check_index(index, path)
         names |= set(index["weight_map"].values())
+    if not names or not all((folder / name).is_file() for name in names):
+        return False
     try:
         for name in names:
             if name.endswith(".safetensors"):
                 safe_open(folder / name, "pt")  # reads the header, and compares it with the length
     except (OSError, SafetensorError):
         return False
-    return bool(names) and all((folder / name).is_file() for name in names)
+    return True
 
 
 def holds(place: str) -> str:

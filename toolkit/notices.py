@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import os
 import re
 import sys
 import warnings
@@ -23,10 +25,19 @@ _CREDENTIALS = re.compile(
 )
 
 
+def tell(text: str) -> None:
+    """A line on stderr; that nobody reads it any more, as when a pager has ended, is no reason to stop."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):  # no more is to be heard there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def say(text: str) -> None:
     """Said once, by the first of several processes that work together."""
     if ranks.is_first():
-        print(indented(text), file=sys.stderr, flush=True)
+        tell(indented(text))
 
 
 def say_once(text: str) -> None:

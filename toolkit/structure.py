@@ -15,7 +15,10 @@ from toolkit.errors import RecipeError, did_you_mean
 
 T = TypeVar("T")
 _SECRET = re.compile(
-    r"^token$|(hub|hf|auth|access|api|bot)_?token$|(api|access|secret|private)_?key$|(^|_)(password|passwd|secret)$",
+    r"^token$"
+    r"|(hub|hf|auth|access|api|bot|session|refresh|bearer|slack|github|gitlab|wandb|private|secret)_?tokens?$"
+    r"|(api|access|secret|private|account|signing|encryption)_?keys?$"
+    r"|(password|passwd|passphrase|secret|credential)s?$|(^|_)(pwd|authorization)$",
     re.IGNORECASE,
 )
 LARGEST = 10**1_000

@@ -12,6 +12,8 @@ from toolkit import DataError, Row
 ROLES = ("system", "developer", "user", "assistant")
 _OTHER_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 Message = dict[str, str]
+MOST_CHARACTERS = 4_000_000
+"""Of a text. A tokenizer takes some hundred bytes for each, and cannot be told to stop."""
 _FILL_IN = "fill it in, or take the row out"
 _TURNS = 'write turns: [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
@@ -95,11 +97,16 @@ def _text(row: Row, name: str) -> str:
         raise DataError(f"the {name} is no text: {value!r:.60}", hint="write it as text, in quotes")
     if not value.strip():
         raise DataError(f"the {name} is empty", hint=_FILL_IN)
-    _refuse_half_characters(f"the {name}", value)
+    _refuse_what_no_tokenizer_takes(f"the {name}", value)
     return value
 
 
-def _refuse_half_characters(what: str, text: str) -> None:
+def _refuse_what_no_tokenizer_takes(what: str, text: str) -> None:
+    if len(text) > MOST_CHARACTERS:
+        raise DataError(
+            f"{what} has {len(text):,} characters, more than {MOST_CHARACTERS:,}",
+            hint="divide it into several rows",
+        )
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise DataError(
             f"{what} holds half a character (a lone surrogate)", hint="mend it, or take the row out"
@@ -143,7 +150,7 @@ def _message(place: int, given: Mapping[str, Any]) -> Message:
         raise DataError(f"message {place}: the content is no text: {content!r:.60}", hint=_TURNS)
     if not content.strip():
         raise DataError(f"message {place}: the content of the {role}'s turn is empty", hint=_FILL_IN)
-    _refuse_half_characters(f"message {place}: the content", content)
+    _refuse_what_no_tokenizer_takes(f"message {place}: the content", content)
     return {"role": role, "content": content}
 
 

@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from toolkit import DataError
 
+MOST_CHARACTERS = 100_000
+"""Of a caption: a tokenizer takes some hundred bytes for each, and cannot be told to stop."""
+
 
 def captions_of(value: Any) -> list[str]:
     """The captions of a row's image: one, or several in a list.
@@ -30,6 +33,11 @@ def captions_of(value: Any) -> list[str]:
         raise DataError(
             "the caption is empty" if len(captions) < 2 else "one of the captions is empty",
             hint="say what is to be seen, or take it out",
+        )
+    if (longest := max(map(len, captions))) > MOST_CHARACTERS:
+        raise DataError(
+            f"the caption has {longest:,} characters, more than {MOST_CHARACTERS:,}",
+            hint="say it in a sentence; models read some dozen words",
         )
     if any("\ud800" <= char <= "\udfff" for one in captions for char in one):
         raise DataError(

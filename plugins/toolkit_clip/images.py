@@ -22,6 +22,8 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """What is read. Pillow knows more, among them PostScript, for which it starts another program."""
 _AGAIN = "copy or export it again, or take the row out"
+START_OF_SCAN, MAX_SCANS = b"\xff\xda", 64
+"""Of a progressive JPEG, each as long a way through all of its pixels; cameras and programs make ten or so."""
 MAX_RATIO = 100
 """Of the long side to the short one. The long one grows with it as the short one is brought to the model's size."""
 
@@ -63,6 +65,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with readable if isinstance(readable, Image.Image) else _open(readable) as image:
                 _check_size(name, *image.size)
+                _check_scans(name, image, readable)
                 yield image
     except DataError:
         raise
@@ -160,6 +163,17 @@ def _check_size(name: str, width: int, height: int) -> None:
         raise DataError(
             f"{name} is {width} x {height} pixels, more than {MAX_RATIO} times as long as wide",
             hint="cut out the part that the caption speaks of",
+        )
+
+
+def _check_scans(name: str, image: Image.Image, readable: Any) -> None:
+    """A scan may be a hundred bytes, and takes as long as any."""
+    if image.format != "JPEG" or not image.info.get("progressive"):
+        return
+    data = readable.getvalue() if isinstance(readable, io.BytesIO) else Path(readable).read_bytes()
+    if (scans := data.count(START_OF_SCAN)) > MAX_SCANS:
+        raise DataError(
+            f"{name} is a progressive JPEG of {scans} scans, more than {MAX_SCANS}", hint="export it again"
         )
 
 

@@ -24,8 +24,8 @@ from toolkit import DataError
 BLOCK_SAMPLES = 1 << 18
 ENDLESS = 1 << 62
 """About as many samples as libsndfile finds in a stream written without its length, and cannot read."""
-CLAIMED = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)")
-"""What libsndfile notes of a WAV, AIFF or AU whose header promises more bytes than there are."""
+CLAIMED = re.compile(r"(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)")
+"""What libsndfile notes of a WAV, RF64, W64, AIFF or AU whose header promises more bytes than there are."""
 UNKNOWN = (0x7FFFF000, 0x80000000, *range(0xFFFFFF00, 1 << 32))
 """Lengths that programs write in front of a stream, as its length is not known yet."""
 RATES_HZ = range(1_000, 768_001)

@@ -15,6 +15,8 @@ from toolkit_whisper.settings import WhisperSettings
 
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 IGNORED = -100
+MOST_CHARACTERS = 100
+"""Of a transcript, for each token that the decoder takes: what is longer is not even made tokens of."""
 MULTILINGUAL_VOCABULARY = 51_865
 """Tokens of the smallest multilingual model, by which OpenAI's own code tells them from English-only ones."""
 
@@ -134,12 +136,15 @@ def labels_of(text: Any, tokenizer: Any, prompt: Sequence[int]) -> list[int]:
         raise _unusable("no transcript", f"the transcript is no text: {text!r:.60}", _TRANSCRIPT)
     if not text.strip():
         raise _unusable("no transcript", "the transcript is empty", _TRANSCRIPT)
+    most = tokenizer.model_max_length
+    if len(text) > MOST_CHARACTERS * most:  # to make tokens of it may take all memory
+        what = f"the transcript has {len(text):,} characters, the decoder takes {most} tokens"
+        raise _unusable(f"over {most} tokens", what, _PIECES)
     if any("\ud800" <= char <= "\udfff" for char in text):
         half = "the transcript holds half a character (a lone surrogate)"
         raise _unusable("no transcript", half, _TRANSCRIPT)
     transcript: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     labels = [*prompt[1:], *transcript, tokenizer.eos_token_id]
-    most = tokenizer.model_max_length
     if len(labels) > most:
         what = f"the transcript makes {len(labels)} tokens, the decoder takes {most}"
         raise _unusable(f"over {most} tokens", what, _PIECES, {"label tokens": len(labels)})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Install
+from toolkit import Recipe
 from toolkit.cli import main
 from toolkit.notices import without_credentials
 
@@ -147,6 +148,21 @@ def test_an_address_keeps_secrets(address: str, in_tmp: Path, capfd: pytest.Capt
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
     assert without_credentials(text) == text
+
+
+@pytest.mark.parametrize("key", ["token", "api_key", "api_keys", "slack_token", "session_token", "dbpassword", "pwd",
+                                 "passphrase", "credentials", "signing_key", "hf_tokens"])  # fmt: skip
+def test_keys_that_name_a_secret(key: str) -> None:
+    recipe = Recipe(name="mine", plugins=["keyed"], model="m", data="d", keyed={key: SECRET, "other": 1})
+    assert recipe.without_secrets().as_dict()["keyed"] == {"other": 1}
+
+
+@pytest.mark.parametrize(
+    "key", ["max_new_tokens", "num_virtual_tokens", "pad_token", "key", "tokens", "monkey"]
+)
+def test_keys_that_name_none(key: str) -> None:
+    recipe = Recipe(name="mine", plugins=["keyed"], model="m", data="d", keyed={key: 1})
+    assert recipe.without_secrets().as_dict()["keyed"] == {key: 1}
 
 
 def test_a_long_text_is_looked_through_at_once() -> None:

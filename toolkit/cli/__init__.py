@@ -19,7 +19,7 @@ from toolkit import ranks
 from toolkit.cli.console import print_document, print_faults
 from toolkit.discovery import place_in_plugin
 from toolkit.errors import Interrupted, RecipeError, ToolkitError, did_you_mean
-from toolkit.notices import finite, libraries_without_credentials, printable, say
+from toolkit.notices import finite, libraries_without_credentials, printable, say, tell
 from toolkit.trace import trace_hooks
 
 COMMANDS = {
@@ -42,7 +42,10 @@ class _Parser(argparse.ArgumentParser):
     """argparse, whose complaints are ours: an error and a hint, no usage dump."""
 
     def error(self, message: str) -> NoReturn:
-        raise RecipeError(message, hint=f"`{self.prog} --help` shows the options")
+        hint = f"`{self.prog} --help` shows the options"
+        if message.startswith("unrecognized") and "--set KEY=VALUE" in self.format_usage():
+            hint += "; settings are given so, without spaces: --set train.learning_rate=1e-4"
+        raise RecipeError(message, hint=hint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +119,7 @@ def _as_document(error: ToolkitError) -> dict[str, Any]:
 
 def _after_traceback(debug: bool, status: int) -> int:
     if debug:
-        print(printable(traceback.format_exc()), file=sys.stderr)
+        tell(printable(traceback.format_exc()))
     return status
 
 

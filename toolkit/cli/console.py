@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import ToolkitError
-from toolkit.notices import indented, json_text, printable, without_credentials
+from toolkit.notices import indented, json_text, printable, tell, without_credentials
 
 
 def print_document(document: Any) -> None:
@@ -27,9 +26,9 @@ def _without_credentials(value: Any) -> Any:
 def print_faults(error: ToolkitError) -> None:
     """Every fault as `error: ...` and `hint: ...` on stderr."""
     for fault in error.all:
-        print(f"error: {indented(fault.message)}", file=sys.stderr)
+        tell(f"error: {indented(fault.message)}")
         if fault.hint:
-            print(f"hint: {indented(fault.hint)}", file=sys.stderr)
+            tell(f"hint: {indented(fault.hint)}")
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from toolkit.discovery import installed
@@ -117,11 +119,31 @@ def recipe_and_faults(options: argparse.Namespace) -> tuple[Recipe | None, list[
 
 
 def _named(options: argparse.Namespace) -> tuple[Recipe, list[ToolkitError]]:
-    if (options.task is None) == (options.recipe is None):
+    if options.task is None and options.recipe is None:
         tasks = ", ".join(task.name for task in installed("task"))
-        what = "no task and no recipe file" if options.task is None else "both a task and a recipe file"
-        raise RecipeError(f"{what} given", hint=f"give one: --task NAME (installed: {tasks}), or RECIPE.yaml")
+        raise RecipeError(
+            "no task and no recipe file given",
+            hint=f"give one: --task NAME (installed: {tasks}), or RECIPE.yaml",
+        )
+    if options.task is not None and options.recipe is not None:
+        raise RecipeError(
+            f"both a task, {options.task}, and a recipe file, {options.recipe}, given",
+            hint="give one of them; a setting is given without spaces: --set KEY=VALUE",
+        )
+    if options.recipe and os.path.isdir(options.recipe):  # noqa: PTH112 (pathlib raises where a name is too long)
+        raise _folder_for_recipe(Path(options.recipe))
     return Recipe.load_what_is_right(options.recipe if options.task is None else options.task)
+
+
+def _folder_for_recipe(folder: Path) -> RecipeError:
+    if (folder / "recipe.yaml").is_file():
+        return RecipeError(
+            f"{folder} is the folder of a run, not a recipe file",
+            hint=f"go on with it: toolkit resume {folder}; or the same once more: toolkit run {folder}/recipe.yaml",
+        )
+    return RecipeError(
+        f"{folder} is a folder, not a recipe file", hint=f"a folder of data is named by --data {folder}"
+    )
 
 
 def _changes(options: argparse.Namespace, plugins: Sequence[str]) -> Iterator[dict[str, Any] | str]:

@@ -283,6 +283,8 @@ def _cells(text: str, place: str) -> list[str]:
 def _csv_hint(error: csv.Error) -> str:
     if "field limit" in str(error):
         return "a quote may be open; give longer texts as .jsonl or .parquet"
+    if "new-line" in str(error):
+        return "save it with line ends of Unix or Windows, LF or CRLF; some of its lines end in CR alone"
     return 'a cell that holds quotes is written "so: ""quoted"""'
 
 

@@ -84,7 +84,7 @@ def test_faults_as_a_document(recipe_file: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "error"),
     [
         ([], "no task and no recipe file given"),
-        (["tiny.yaml", "--task", "tiny"], "both a task and a recipe file given"),
+        (["tiny.yaml", "--task", "tiny"], "both a task, tiny, and a recipe file, tiny.yaml, given"),
         (["gone.yaml"], "gone.yaml: cannot be read: No such file or directory"),
         (["--task", "gone"], "no task named 'gone'"),
         (["tiny.yaml", "--plugin", "gone"], "no plugin named 'gone'"),

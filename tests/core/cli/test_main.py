@@ -25,7 +25,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     [
         (["rum"], "there is no command 'rum'", "did you mean 'run'?"),
         (["run"], "no task and no recipe file given", "give one: --task NAME"),
-        (["run", "a.yaml", "--task", "b"], "both a task and a recipe file given", "give one"),
+        (["run", "a.yaml", "--task", "b"], "both a task, b, and a recipe file, a.yaml, given", "give one"),
         (["run", "--task", "whisper-asrr"], "no task named 'whisper-asrr'", "did you mean 'whisper-asr'?"),
         (["run", "--tusk", "x"], "unrecognized arguments: --tusk", "`toolkit run --help` shows the options"),
         (["run", "gone.yaml"], "gone.yaml: cannot be read: No such file", "give a recipe file"),

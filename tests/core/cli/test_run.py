@@ -196,6 +196,27 @@ def test_a_signal_saves_and_the_run_goes_on(
     assert again["train"]["steps"] == steps
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGINT])
+def test_that_nobody_listens_any_more_stops_nothing(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int | None
+) -> None:
+    """As when a pager ends, or `tee` is ended by the same Ctrl-C."""
+    more = ["--set", "train.num_train_epochs=400"] if number else []
+    process = start(tmp_path, "--set", "train.save_strategy=no", *more)
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    process.stderr.close()
+    if number is not None:
+        wait_for_lines(Path("first/metrics.jsonl"), 4, process)
+        process.send_signal(number)
+    assert process.wait(timeout=120) == (130 if number else 0)
+    summary = json.loads(Path("first/summary.json").read_text())
+    assert summary["status"] == ("interrupted" if number else "finished")
+    if number is not None:
+        [saved] = Path("first/checkpoints").glob("checkpoint-*/manifest.json")
+        assert saved.parent.name == f"checkpoint-{summary['train']['steps']}"
+
+
 LONG_STEP = """
     import time
     from pathlib import Path

@@ -45,6 +45,7 @@ def test_a_prompt_as_a_users_turn() -> None:
         ({"messages": [], "text": None}, "the row is empty: it has no messages, no text"),
         ({"text": "  \n"}, "the text is empty"),
         ({"text": 7}, "the text is no text: 7"),
+        ({"text": "a" * 4_000_001}, "the text has 4,000,001 characters, more than 4,000,000"),
         ({"prompt": 7, "completion": "x"}, "the prompt is no text: 7"),
         ({"prompt": "x", "completion": " "}, "the completion is empty"),
         ({"messages": "Hi"}, "expected a list of {role, content}, found text: 'Hi'"),
