@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -116,6 +117,8 @@ class Trainer(CompatibleTrainer):
             self._train_order = LengthSampler(self._lengths(dataset), seed, in_a_step)
         else:
             self._train_order = EpochSampler(len(dataset), seed, shuffle=strategy == "random")
+        if self.args.world_size > 1 and not self.args.dataloader_drop_last:
+            self._train_order.shared_out(self.args.world_size, self.args.train_batch_size)
         return self._train_order
 
     def _lengths(self, dataset: PreparedRows) -> Sequence[float]:
@@ -212,6 +215,8 @@ class Trainer(CompatibleTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = expected_loss(self._training_loss(model, inputs), "toolkit_loss")
         self._note(loss)
+        if not int(inputs["num_targets"]):  # what fills up the last step of an epoch
+            loss = replace(loss, total=loss.total * 0)
         # Gradients are averaged over ranks, so the share of this rank is taken times their number.
         if num_items_in_batch is None:
             mean = loss.total / max(int(loss.count), 1)

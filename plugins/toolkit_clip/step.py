@@ -48,6 +48,8 @@ class Step:
         parts = list(parts_of(batch, self.settings.micro_batch_size))
         if len(parts) == 1:
             made = features(model, parts[0])
+            if not batch["num_targets"]:  # this rank has no rows in this step
+                made = Features(made.images[:0], made.texts[:0])
             slopes = Slopes.of(gradient, made, *temperature(clip))
             backward(slopes.at(made) + slopes.at_temperature(*temperature(clip)))
         else:
@@ -135,10 +137,11 @@ class Slopes:
     @classmethod
     def of(cls, gradient: Gradient, made: Features, log_scale: Tensor, bias: Tensor | None) -> Slopes:
         """Of these features together with those of the other ranks."""
-        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-        start = distributed.get_rank() * len(made.images) if ranks > 1 else 0
-        found = gradient(_gathered(made.images.detach()), _gathered(made.texts.detach()), log_scale, bias)
-        own = slice(start, start + len(made.images))
+        counts = _counts(made.images)
+        ranks, rank = len(counts), distributed.get_rank() if len(counts) > 1 else 0
+        images, texts = (_gathered(one.detach(), counts) for one in (made.images, made.texts))
+        found = gradient(images, texts, log_scale, bias)
+        own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
         return cls(
             found.total / ranks,
             found.images[own],
@@ -158,10 +161,21 @@ class Slopes:
         return total if bias is None or self.bias is None else total + bias * self.bias
 
 
-def _gathered(own: Tensor) -> Tensor:
-    """(ranks x B, width): the features of all ranks, in order."""
+def _counts(own: Tensor) -> list[int]:
+    """How many rows each rank has."""
+    if not distributed.is_initialized():
+        return [len(own)]
+    counts = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=own.device)
+    counts[distributed.get_rank()] = len(own)
+    distributed.all_reduce(counts)
+    return counts.tolist()
+
+
+def _gathered(own: Tensor, counts: list[int]) -> Tensor:
+    """(rows of all ranks, width): the features of all ranks, in order."""
     if not distributed.is_initialized():
         return own
-    everybodys = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(everybodys, own)
-    return torch.cat(everybodys)
+    padded = torch.nn.functional.pad(own, (0, 0, 0, max(counts) - len(own)))
+    everybodys = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(everybodys, padded)
+    return torch.cat([one[:count] for one, count in zip(everybodys, counts, strict=True)])

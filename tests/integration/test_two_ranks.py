@@ -54,11 +54,15 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same adapter, the same lines, the same before and after; sums of floats are added up in another order."""
+    """The same adapter, the same lines, the same before and after; sums of floats are added up in another order.
+
+    A few weights whose gradient is next to nothing Adam may move otherwise.
+    """
     ours, theirs = (load_file(folder / "model" / "adapter_model.safetensors") for folder in (one, other))
     assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.allclose(tensor, theirs[name], rtol=1e-3, atol=2e-5), name
+    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
+    assert (apart > 2e-5).float().mean() < 1e-4
+    assert apart.max() < 1e-3
     for here, there in zip(lines(one), lines(other), strict=True):
         assert here.pop("split") == there.pop("split")
         assert here == pytest.approx(there, rel=2e-3, abs=1e-4)
@@ -68,10 +72,13 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
+@pytest.mark.parametrize("rows", [40, 13, 9])
 @pytest.mark.parametrize("task", ["whisper-asr", "causal-lm", "clip-contrastive"])
-def test_two_processes_make_one_run(task: str, tmp_path: Path) -> None:
-    assert main(command(task, tmp_path / "one", batch=8, steps=3)) == 0
-    process = started([*command(task, tmp_path / "two", batch=4, steps=3), "--json"])
+def test_two_processes_make_one_run(task: str, rows: int, tmp_path: Path) -> None:
+    """Also over the end of an epoch whose last step has fewer rows, or but one for the two of them."""
+    more = ["--set", f"data.limit={rows}"]
+    assert main(command(task, tmp_path / "one", 8, 3, *more)) == 0
+    process = started([*command(task, tmp_path / "two", 4, 3, *more), "--json"])
     printed, said = process.communicate()
     assert process.returncode == 0, said
     assert json.loads(printed)["status"] == "finished"

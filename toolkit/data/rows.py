@@ -19,6 +19,8 @@ from toolkit.types import Batch, Row
 
 Key = tuple[int, int]
 """(epoch, place in the split): all that a training row depends on."""
+UNCOUNTED = -1
+"""The place of what fills a batch up and counts for nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Fetched:
 
     row: Row | None
     bad: tuple[BadRow, ...] = ()
+    counts: bool = True
 
 
 class PreparedRows(Dataset[Fetched]):
@@ -91,9 +94,9 @@ class PreparedRows(Dataset[Fetched]):
         epoch, place = key
         bad: list[BadRow] = []
         for offset in range(len(self)):
-            row = self._good_or_bad((place + offset) % len(self))
+            row = self._good_or_bad((max(place, 0) + offset) % len(self))
             if not isinstance(row, BadRow):
-                return Fetched(self._augmented(row, epoch), tuple(bad))
+                return Fetched(self._augmented(row, epoch), tuple(bad), counts=place != UNCOUNTED)
             bad.append(row)
         return Fetched(None, tuple(bad))
 
@@ -118,7 +121,7 @@ class PreparedRows(Dataset[Fetched]):
 class CollateFetched:
     """The plugin's collator for rows as `PreparedRows` gives them; what was bad travels in `bad_rows`.
 
-    A batch of nothing but bad rows holds only `bad_rows`.
+    A batch of nothing but bad rows holds only `bad_rows`; one of nothing that counts has a row, and no targets.
     """
 
     def __init__(self, collate: Callable[[list[Row]], Batch], in_batch: Sequence[str] = ()) -> None:
@@ -126,9 +129,13 @@ class CollateFetched:
         self.collate, self.in_batch = collate, tuple(in_batch)
 
     def __call__(self, fetched: Sequence[Fetched]) -> Batch:
-        rows = [one.row for one in fetched if one.row is not None]
+        found = [one for one in fetched if one.row is not None]
+        counted = [one for one in found if one.counts]
+        rows = [one.row for one in counted or found[:1] if one.row is not None]
         bad = [bad for one in fetched for bad in one.bad]
         batch = with_columns(expected_batch(self.collate(rows)), rows, self.in_batch) if rows else {}
+        if rows and not counted:
+            batch |= {"num_targets": 0, "work": {}}
         return {**batch, "bad_rows": bad} if bad else batch
 
 

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import torch
 from torch.utils.data import Sampler
 
-from toolkit.data.rows import Key
+from toolkit.data.rows import UNCOUNTED, Key
 
 BATCHES_SORTED = 50
 """So many batches of random rows are sorted together: more would differ less within, but also from epoch to epoch."""
 
 
 class EpochSampler(Sampler[Key]):
-    """All places of a split once, shuffled anew each epoch, as (epoch, place)."""
+    """All places of a split once, shuffled anew each epoch, as (epoch, place).
+
+    Where several ranks take batches in turn, the last ones of an epoch are filled up with what counts for nothing, so
+    that all ranks have as many batches, and about as many rows.
+    """
+
+    ranks, batch_size = 1, 1
 
     def __init__(self, size: int, seed: int, shuffle: bool = True) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+
+    def shared_out(self, ranks: int, batch_size: int) -> Self:
+        """`batch_size`: rows that a rank takes at once."""
+        self.ranks, self.batch_size = ranks, batch_size
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        at_once = self.ranks * self.batch_size
+        return self.size if self.ranks == 1 else -(-self.size // at_once) * at_once
 
     def __iter__(self) -> Iterator[Key]:
         epoch, order = self.epoch, self._order(self._generator()) if self.shuffle else range(self.size)
-        return ((epoch, place) for place in order)
+        rest = self.size % (self.ranks * self.batch_size) if self.ranks > 1 else 0
+        whole, last = order[: self.size - rest], order[self.size - rest :]
+        yield from ((epoch, place) for place in whole)
+        for rank in range(self.ranks if rest else 0):
+            own = last[rank * rest // self.ranks : (rank + 1) * rest // self.ranks]
+            yield from ((epoch, place) for place in own)
+            yield from ((epoch, UNCOUNTED) for _ in range(self.batch_size - len(own)))
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
