@@ -279,5 +279,13 @@ def _nothing(root: Path) -> DataError:
     tables = [path for path in paths if path.suffix.lower() in TABLES]
     return DataError(
         f"{root}: holds no data that is recognised (found: {', '.join(names[:5]) or 'nothing'}{more})",
-        hint=f"name the file itself: {tables[0]}" if len(tables) == 1 else EXPECTED,
+        hint=f"name the file itself: {tables[0]}" if len(tables) == 1 else EXPECTED + _beside(paths),
     )
+
+
+def _beside(paths: Sequence[Path]) -> str:
+    """How a table begins that says what files hold, where there are any."""
+    first = next((path.name for path in paths if path.is_file()), None)
+    if first is None:
+        return ""
+    return f". A metadata.csv has a line of column names, such as 'file_name,text', then '{first},what it holds', …"

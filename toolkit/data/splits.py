@@ -98,7 +98,8 @@ def all_rows(source: Source, name: str) -> Rows:
     """
     if not len(source):
         raise DataError(
-            f"{name} holds no rows", hint="a split needs at least one row; leave out one that is empty"
+            f"{name} holds no rows",
+            hint="a split needs at least one row, in a csv beneath the column names; leave out one that is empty",
         )
     return Rows(source, range(len(source)))
 
