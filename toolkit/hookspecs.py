@@ -296,12 +296,12 @@ def toolkit_step(recipe: Recipe) -> Callable[[Any, Batch, Callable[[Tensor], Non
     """Build: `(model, batch, backward) -> Loss`, a training step of one's own, for losses that do not add up.
 
     When: in training, in place of `toolkit_loss`, for each batch of `train.per_device_train_batch_size` rows. It runs
-    the model forwards itself, once or in parts, and hands `backward` one or more scalars whose gradients add up to
-    that of the batch's `total`; scaling, mixed precision and the parameters' gradients are the core's. `model` is
-    wrapped where there are several ranks: between the parts its `no_sync()` keeps gradients local. `total` is then
-    this rank's share, so that the ranks' shares add up; a rank for which the last step of an epoch has no row left is
-    given a batch with `num_targets` 0, which takes part and counts for nothing. Batches are told from one another: accumulating gradients
-    averages over them, and a notice says so. Evaluation uses `toolkit_evaluate_batch` or `toolkit_loss`.
+    the model forwards itself, once or in parts, and hands `backward` one or more scalars whose gradients add up to that
+    of the batch's `total`; scaling, mixed precision and the parameters' gradients are the core's. `model` is wrapped
+    where there are several ranks: between the parts its `no_sync()` keeps gradients local. `total` is then this rank's
+    share, so that the ranks' shares add up; a rank for which the last step of an epoch has no row left is given a batch
+    with `num_targets` 0, which takes part and counts for nothing. Batches are told from one another: accumulating
+    gradients averages over them, and a notice says so. Evaluation uses `toolkit_evaluate_batch` or `toolkit_loss`.
     Default: `backward` of `toolkit_loss`'s total.
 
         @hookimpl
