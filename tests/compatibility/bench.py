@@ -13,8 +13,8 @@ from toolkit import Trainer, TrainingArguments
 LAYERS = 2
 
 
-def tiny_llama(layers: int = LAYERS, vocabulary: int = 32) -> LlamaForCausalLM:
-    torch.manual_seed(0)
+def tiny_llama(layers: int = LAYERS, vocabulary: int = 32, seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, attention_bias=True,

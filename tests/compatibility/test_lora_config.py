@@ -322,22 +322,37 @@ def distance(model: Any) -> float:
     return (output(model) - output(tiny_llama())).norm().item()
 
 
-@pytest.mark.parametrize(("bits", "r"), [(4, 2), (4, 8), (8, 8)])
-def test_loftq_beats_plain_quantization_before_the_first_step(bits: int, r: int, tmp_path: Path) -> None:
-    place, quantized = saved_llama(tmp_path), {f"load_in_{bits}bit": True}
-    plain = adapt(load_model(place, **quantized), LoraConfig(r=r, target_modules="all-linear"))
-    config = LoraConfig(
+def from_loftq(r: int, bits: int) -> LoraConfig:
+    return LoraConfig(
         r=r, target_modules="all-linear", init_lora_weights="loftq", loftq_config={"loftq_bits": bits}
     )
-    model = adapt(load_model(place, **quantized), config)
+
+
+@pytest.mark.parametrize(("bits", "r"), [(4, 2), (4, 8), (8, 8)])
+def test_loftq_starts_with_what_quantization_has_lost(bits: int, r: int, tmp_path: Path) -> None:
+    place, quantized = saved_llama(tmp_path), {f"load_in_{bits}bit": True}
+    model = adapt(load_model(place, **quantized), from_loftq(r, bits))
     layer = adapted_layers(model)[f"{LAYERS}.0.self_attn.q_proj"]
     base = peft.utils.integrations.dequantize_module_weight(layer.base_layer)
     exact = tiny_llama().model.layers[0].self_attn.q_proj.weight
     missing = torch.linalg.svdvals(exact - base)
     left = exact - base - layer.get_delta_weight("default")
     torch.testing.assert_close(left.norm(), missing[r:].norm(), rtol=1e-3, atol=1e-5)  # Eckart and Young
-    if bits == 4:  # in 8 bits it is the rounding of the inputs that counts
-        assert distance(model) < (1 if r == 2 else 0.7) * distance(plain)
+
+
+@pytest.mark.parametrize(("r", "most"), [(2, 0.9), (8, 0.5)])
+def test_loftq_beats_plain_quantization_before_the_first_step(r: int, most: float, tmp_path: Path) -> None:
+    """In the mean of several models: random numbers, and with them a single model, differ by the processor."""
+    shares = []
+    for seed in range(8):
+        exact = tiny_llama(seed=seed)
+        place = str(tmp_path / str(seed))
+        exact.save_pretrained(place)
+        plain = adapt(load_model(place, load_in_4bit=True), LoraConfig(r=r, target_modules="all-linear"))
+        model = adapt(load_model(place, load_in_4bit=True), from_loftq(r, bits=4))
+        apart, plainly_apart = ((output(one) - output(exact)).norm().item() for one in (model, plain))
+        shares.append(apart / plainly_apart)
+    assert sum(shares) / len(shares) < most
 
 
 def test_loftq_of_a_quantized_model_is_loaded_by_plain_peft(tmp_path: Path) -> None:

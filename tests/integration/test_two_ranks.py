@@ -54,15 +54,11 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same adapter, the same lines, the same before and after; sums of floats are added up in another order.
-
-    A few weights whose gradient is next to nothing Adam may move otherwise.
-    """
+    """The same adapter, the same lines, the same before and after; sums of floats are added up in another order."""
     ours, theirs = (load_file(folder / "model" / "adapter_model.safetensors") for folder in (one, other))
     assert ours.keys() == theirs.keys()
-    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
-    assert (apart > 2e-5).float().mean() < 1e-4
-    assert apart.max() < 1e-3
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], rtol=1e-3, atol=2e-5), name
     for here, there in zip(lines(one), lines(other), strict=True):
         assert here.pop("split") == there.pop("split")
         assert here == pytest.approx(there, rel=2e-3, abs=1e-4)
@@ -77,6 +73,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_two_processes_make_one_run(task: str, rows: int, tmp_path: Path) -> None:
     """Also over the end of an epoch whose last step has fewer rows, or but one for the two of them."""
     more = ["--set", f"data.limit={rows}"]
+    if rows < 40:  # of a gradient next to nothing, as of few rows, Adam would see the sign alone
+        more += ["--set", "train.adam_epsilon=1e-4"]
     assert main(command(task, tmp_path / "one", 8, 3, *more)) == 0
     process = started([*command(task, tmp_path / "two", 4, 3, *more), "--json"])
     printed, said = process.communicate()

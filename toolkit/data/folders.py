@@ -285,7 +285,8 @@ def _nothing(root: Path) -> DataError:
 
 def _beside(paths: Sequence[Path]) -> str:
     """How a table begins that says what files hold, where there are any."""
-    first = next((path.name for path in paths if path.is_file()), None)
+    files = (path.name for path in paths if path.is_file() and path.suffix.lower() not in TABLES)
+    first = next(files, None)
     if first is None:
         return ""
     return f". A metadata.csv has a line of column names, such as 'file_name,text', then '{first},what it holds', …"

@@ -318,8 +318,12 @@ def test_a_folder_that_holds_nothing_known(tmp_path: Path, write: Write) -> None
     assert "metadata.csv" in (fault.hint or "")
 
 
-def test_an_empty_folder(tmp_path: Path) -> None:
+def test_a_folder_without_tables_that_say_what_is_in_it(tmp_path: Path) -> None:
     assert fault_of(tmp_path).message == f"{tmp_path}: holds no data that is recognised (found: nothing)"
+    (tmp_path / "clip.wav").touch()
+    (tmp_path / "one.csv").touch()
+    (tmp_path / "two.csv").touch()
+    assert "then 'clip.wav,what it holds'" in str(fault_of(tmp_path).hint)
 
 
 def test_a_folder_with_one_table_of_another_name(tmp_path: Path, write: Write) -> None:
